@@ -1,0 +1,133 @@
+//! One pipe: its two halves and what the peer knows of it.
+
+use bytes::Bytes;
+
+use super::recv::RecvHalf;
+use super::resume::PeerView;
+use super::send::SendHalf;
+use crate::id::{Epoch, PipeId, Side};
+use crate::misbehaved::PeerMisbehaved;
+use crate::wire::{Ack, Header, HeaderKind, Position, Reset, Stop};
+
+/// A control frame that a pipe wants to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outgoing {
+    Ack(Ack),
+    Reset(Reset),
+    Stop(Stop),
+}
+
+/// Both directions of a pipe.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipe {
+    id: PipeId,
+    label: Bytes,
+    /// For a pipe that we opened: whether the peer is known to have seen it.
+    /// Until then its streams begin with an `Open` header.
+    seen: bool,
+    pub(crate) send: SendHalf,
+    pub(crate) recv: RecvHalf,
+}
+
+impl Pipe {
+    /// A pipe that we opened.
+    pub(crate) fn opened(id: PipeId, label: Bytes, capacity: u64, peer_capacity: u64) -> Self {
+        Self {
+            id,
+            label,
+            seen: false,
+            send: SendHalf::new(id, capacity),
+            recv: RecvHalf::new(id, peer_capacity),
+        }
+    }
+
+    /// A pipe that the peer opened.
+    pub(crate) fn accepted(id: PipeId, label: Bytes, capacity: u64, peer_capacity: u64) -> Self {
+        Self { seen: true, ..Self::opened(id, label, capacity, peer_capacity) }
+    }
+
+    pub(crate) fn id(&self) -> PipeId {
+        self.id
+    }
+
+    pub(crate) fn label(&self) -> &Bytes {
+        &self.label
+    }
+
+    /// The header of our direction on a stream of `epoch`.
+    pub(crate) fn header(&self, us: Side, epoch: Epoch) -> Header {
+        let kind = if self.id.opener() == us && !self.seen {
+            HeaderKind::Open { label: self.label.clone() }
+        } else {
+            HeaderKind::Continue
+        };
+        Header { kind, epoch, pipe: self.id, start: self.send.sent() }
+    }
+
+    /// Whether both sides know the ends of both directions: the pipe can be
+    /// forgotten.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.send.is_done() && self.recv.is_told()
+    }
+
+    /// Whether there is anything left that a stream could carry.
+    pub(crate) fn needs_stream(&self) -> bool {
+        !self.send.is_done() || !self.recv.is_done()
+    }
+
+    /// The next control frame to send, until there is none. An ack that is not
+    /// due yet comes only if `all_acks`.
+    pub(crate) fn poll_outgoing(&mut self, all_acks: bool) -> Option<Outgoing> {
+        if let Some(reset) = self.send.poll_reset() {
+            return Some(Outgoing::Reset(reset));
+        }
+        if let Some(stop) = self.recv.poll_stop() {
+            return Some(Outgoing::Stop(stop));
+        }
+        if all_acks || self.recv.is_ack_due() {
+            return self.recv.poll_ack().map(Outgoing::Ack);
+        }
+        None
+    }
+
+    /// The connection is gone (P-12): nothing handed to it counts.
+    pub(crate) fn detach(&mut self) {
+        self.send.detach();
+        self.recv.detach();
+    }
+
+    /// This pipe's line in our table of a resume. Only after
+    /// [`detach`](Self::detach): the offset is frozen until the next attach.
+    pub(crate) fn measure(&mut self) -> Position {
+        Position {
+            pipe: self.id,
+            read: self.recv.read(),
+            recv: self.recv.report(),
+            send: self.send.report(),
+        }
+    }
+
+    /// What the peer's table of a resume says of this pipe.
+    pub(crate) fn on_resume(&mut self, view: PeerView) -> Result<(), PeerMisbehaved> {
+        match view {
+            PeerView::Live(position) => {
+                self.seen = true;
+                self.send.on_resume(position.read, position.recv)?;
+                self.recv.on_resume(position.send)
+            }
+            PeerView::Gone => {
+                self.seen = true;
+                self.send.on_gone()?;
+                self.recv.on_gone()
+            }
+            PeerView::Unseen => {
+                let forgotten = PeerMisbehaved::PipeForgotten { pipe: self.id };
+                // It told us before that it had seen it.
+                if self.seen || self.send.acked() > 0 {
+                    return Err(forgotten);
+                }
+                Ok(())
+            }
+        }
+    }
+}

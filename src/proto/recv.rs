@@ -1,0 +1,225 @@
+//! The receiving half of a pipe.
+
+use crate::id::PipeId;
+use crate::misbehaved::PeerMisbehaved;
+use crate::wire::{Ack, RecvReport, SendReport, Stop};
+
+/// An ack is sent at the latest when this many bytes were read since the last:
+/// four in the time of one default stream window, measured to cost nothing.
+const ACK_EVERY_MAX: u64 = 256 * 1024;
+
+/// How a direction ended for its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadEnd {
+    /// The end of the stream, after all bytes.
+    Eof,
+    /// The writer gave up, with its code.
+    Reset { code: u32 },
+    /// The reader itself gave up.
+    Stopped,
+}
+
+/// ```text
+///           FIN read
+///   Open ──────────────▶ Eof
+///    │ ╲     reset
+///    │  ╲────────────▶ Reset
+///    │ stop                      reset (answers the stop)
+///    └──────▶ Stopped { settled: false } ──────▶ Stopped { settled: true }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Eof,
+    Reset {
+        code: u32,
+    },
+    /// `announced` on the attached connection. `settled` when the peer's
+    /// answer, a reset, has come: it knows.
+    Stopped {
+        code: u32,
+        announced: bool,
+        settled: bool,
+    },
+}
+
+/// How far the application has read, and how the direction ended.
+#[derive(Clone, Debug)]
+pub(crate) struct RecvHalf {
+    pipe: PipeId,
+    /// `told <= read`: the next byte that the application gets.
+    read: u64,
+    /// The last offset that was acknowledged to the peer.
+    told: u64,
+    /// The end was acknowledged to the peer.
+    told_done: bool,
+    /// An ack is due at once when so many bytes were read since the last.
+    ack_every: u64,
+    state: State,
+}
+
+impl RecvHalf {
+    /// A half whose peer keeps at most `peer_capacity` bytes for replay: acks
+    /// come often enough that its writer need not wait for them.
+    pub(crate) fn new(pipe: PipeId, peer_capacity: u64) -> Self {
+        Self::starting_at(pipe, peer_capacity, 0)
+    }
+
+    pub(crate) fn starting_at(pipe: PipeId, peer_capacity: u64, offset: u64) -> Self {
+        Self {
+            pipe,
+            read: offset,
+            told: offset,
+            told_done: false,
+            ack_every: (peer_capacity / 4).clamp(1, ACK_EVERY_MAX),
+            state: State::Open,
+        }
+    }
+
+    /// The offset of the next byte that the application gets.
+    pub(crate) fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// How the direction ended; `None` while there may be more.
+    pub(crate) fn end(&self) -> Option<ReadEnd> {
+        match self.state {
+            State::Open => None,
+            State::Eof => Some(ReadEnd::Eof),
+            State::Reset { code } => Some(ReadEnd::Reset { code }),
+            State::Stopped { .. } => Some(ReadEnd::Stopped),
+        }
+    }
+
+    /// Whether both sides know the end, or will once the ack has arrived.
+    pub(crate) fn is_done(&self) -> bool {
+        match self.state {
+            State::Open | State::Stopped { settled: false, .. } => false,
+            State::Eof | State::Reset { .. } | State::Stopped { settled: true, .. } => true,
+        }
+    }
+
+    /// Whether nothing is owed to the peer any more: the end was acknowledged.
+    pub(crate) fn is_told(&self) -> bool {
+        self.is_done() && self.told_done
+    }
+
+    /// How many bytes at the front of a stream that begins at `start` were
+    /// read already.
+    pub(crate) fn on_stream(&self, start: u64) -> Result<u64, PeerMisbehaved> {
+        self.read.checked_sub(start).ok_or(PeerMisbehaved::Gap {
+            pipe: self.pipe,
+            start,
+            read: self.read,
+        })
+    }
+
+    /// The application took `bytes` from the stream.
+    pub(crate) fn on_read(&mut self, bytes: u64) {
+        self.read += bytes;
+    }
+
+    /// The application saw the end of the stream.
+    pub(crate) fn on_fin(&mut self) {
+        if self.state == State::Open {
+            self.state = State::Eof;
+        }
+    }
+
+    /// The peer's writer gave up after `offset` bytes.
+    pub(crate) fn on_reset(&mut self, code: u32, offset: u64) -> Result<(), PeerMisbehaved> {
+        if offset < self.read {
+            let (pipe, read) = (self.pipe, self.read);
+            return Err(PeerMisbehaved::EndMovedBack { pipe, end: offset, read });
+        }
+        match &mut self.state {
+            State::Open => self.state = State::Reset { code },
+            State::Stopped { settled, .. } => *settled = true,
+            // Crossed with our ack of the end.
+            State::Eof | State::Reset { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// What the peer's table in a resume says of its sending half.
+    pub(crate) fn on_resume(&mut self, send: SendReport) -> Result<(), PeerMisbehaved> {
+        match send {
+            SendReport::Open => Ok(()),
+            SendReport::Reset { code, offset } => self.on_reset(code, offset),
+        }
+    }
+
+    /// The peer has retired the pipe, so it has had our last ack.
+    pub(crate) fn on_gone(&mut self) -> Result<(), PeerMisbehaved> {
+        match &mut self.state {
+            State::Open => Err(PeerMisbehaved::PipeForgotten { pipe: self.pipe }),
+            State::Stopped { settled, .. } => {
+                // The end came before the stop did: the peer needs no answer.
+                *settled = true;
+                self.told_done = true;
+                Ok(())
+            }
+            State::Eof | State::Reset { .. } => {
+                self.told_done = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// The application wants no more. No effect after an end.
+    pub(crate) fn stop(&mut self, code: u32) {
+        if self.state == State::Open {
+            self.state = State::Stopped { code, announced: false, settled: false };
+        }
+    }
+
+    /// Whether an ack should go out now and not with the next batch.
+    pub(crate) fn is_ack_due(&self) -> bool {
+        self.is_done() && !self.told_done || self.read - self.told >= self.ack_every
+    }
+
+    /// The ack that the peer has not had yet.
+    pub(crate) fn poll_ack(&mut self) -> Option<Ack> {
+        let done = self.is_done();
+        if self.read == self.told && done == self.told_done {
+            return None;
+        }
+        self.told = self.read;
+        self.told_done = done;
+        Some(Ack { pipe: self.pipe, offset: self.read, done })
+    }
+
+    /// The stop that is owed and was not sent on this connection yet.
+    pub(crate) fn poll_stop(&mut self) -> Option<Stop> {
+        match &mut self.state {
+            State::Stopped { code, announced, settled: false } if !*announced => {
+                *announced = true;
+                Some(Stop { pipe: self.pipe, code: *code, offset: self.read })
+            }
+            _ => None,
+        }
+    }
+
+    /// What the table of a resume says of this half. It is an ack as well.
+    pub(crate) fn report(&mut self) -> RecvReport {
+        self.told = self.read;
+        self.told_done = self.is_done();
+        match &mut self.state {
+            State::Open => RecvReport::Open,
+            State::Stopped { code, announced, settled: false } => {
+                *announced = true;
+                RecvReport::Stopped { code: *code }
+            }
+            State::Eof | State::Reset { .. } | State::Stopped { .. } => RecvReport::Done,
+        }
+    }
+
+    /// The connection is gone, and with it acks and stops that may not have
+    /// arrived.
+    pub(crate) fn detach(&mut self) {
+        self.told_done = false;
+        if let State::Stopped { announced, .. } = &mut self.state {
+            *announced = false;
+        }
+    }
+}

@@ -1,0 +1,760 @@
+//! Frames of the control stream: `type (varint), length (varint), payload`.
+//!
+//! Each frame is a struct with `encode` and `decode` side by side. A decoder
+//! ignores bytes after the fields that it knows, and a receiver skips frames of
+//! unknown type, so that either can grow (P-4).
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::codec::{DecodeError, Reader, peek_varint, put_varint, varint_len};
+use crate::code::{CloseCode, RefuseCode};
+use crate::id::{Epoch, HolderId, PipeId, SessionId};
+
+/// The longest payload of a frame. What is longer comes in several frames;
+/// a length above this is an error whatever the type (P-3).
+pub(crate) const FRAME_MAX: usize = 16 * 1024;
+
+/// Length of a session secret and of each proof: one SHA-256 output.
+pub(crate) const SECRET_LEN: usize = 32;
+
+/// Longest reason text in `Close` and `Refused`; longer ones are cut.
+pub(crate) const REASON_MAX: usize = 1024;
+
+/// Most bytes that one entry of each list can take, which says how many
+/// entries surely fit one frame.
+pub(crate) const ACK_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 8);
+pub(crate) const POSITION_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 8 + 4 + 4 + 8);
+pub(crate) const GAP_ENTRIES_MAX: usize = FRAME_MAX / 8;
+
+/// What each side tells the other about its limits, once per session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parameters {
+    /// How many live pipes the *receiver* of this may have opened.
+    pub(crate) max_pipes: u64,
+    /// Replay capacity of each of the sender's pipes, in bytes: the receiver
+    /// acknowledges often enough for it.
+    pub(crate) replay_capacity: u64,
+    /// How many bytes the sender of this is willing to hold unread in all; the
+    /// receiver keeps its replay budget within it, so that connection-level
+    /// flow control never lets one stopped pipe stop another.
+    pub(crate) receive_budget: u64,
+}
+
+impl Parameters {
+    fn encode(&self, out: &mut BytesMut) {
+        put_varint(out, self.max_pipes);
+        put_varint(out, self.replay_capacity);
+        put_varint(out, self.receive_budget);
+    }
+
+    fn decode(payload: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            max_pipes: payload.varint()?,
+            replay_capacity: payload.varint()?,
+            receive_budget: payload.varint()?,
+        })
+    }
+}
+
+/// Client: begin a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hello {
+    pub(crate) holder: HolderId,
+    pub(crate) parameters: Parameters,
+}
+
+impl Hello {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_slice(&self.holder.0);
+        self.parameters.encode(out);
+    }
+
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            holder: HolderId(payload.array()?),
+            parameters: Parameters::decode(&mut payload)?,
+        })
+    }
+}
+
+/// Server: the session is begun; its connection has epoch 1.
+///
+/// The only frame that carries a secret, hence no derived `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Welcome {
+    pub(crate) session: SessionId,
+    pub(crate) secret: [u8; SECRET_LEN],
+    pub(crate) parameters: Parameters,
+}
+
+impl std::fmt::Debug for Welcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Welcome")
+            .field("session", &self.session)
+            .field("parameters", &self.parameters)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Welcome {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_slice(self.session.as_bytes());
+        out.put_slice(&self.secret);
+        self.parameters.encode(out);
+    }
+
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            session: SessionId::from_bytes(payload.array()?),
+            secret: payload.array()?,
+            parameters: Parameters::decode(&mut payload)?,
+        })
+    }
+}
+
+/// Client: resume a session on this connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resume {
+    pub(crate) session: SessionId,
+    pub(crate) epoch: Epoch,
+    pub(crate) holder: HolderId,
+    pub(crate) proof: [u8; SECRET_LEN],
+}
+
+impl Resume {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_slice(self.session.as_bytes());
+        put_varint(out, self.epoch.get());
+        out.put_slice(&self.holder.0);
+        out.put_slice(&self.proof);
+    }
+
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            session: SessionId::from_bytes(payload.array()?),
+            epoch: Epoch::from_wire(payload.varint()?),
+            holder: HolderId(payload.array()?),
+            proof: payload.array()?,
+        })
+    }
+}
+
+/// Server: the resume is accepted; its own table follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resumed {
+    pub(crate) epoch: Epoch,
+    pub(crate) proof: [u8; SECRET_LEN],
+}
+
+impl Resumed {
+    fn encode(&self, out: &mut BytesMut) {
+        put_varint(out, self.epoch.get());
+        out.put_slice(&self.proof);
+    }
+
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        Ok(Self { epoch: Epoch::from_wire(payload.varint()?), proof: payload.array()? })
+    }
+}
+
+/// Server: no session, no resume, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) code: RefuseCode,
+    /// The epoch that is attached, where the code is `STALE_EPOCH`; else 0.
+    pub(crate) attached: u64,
+    /// For people; UTF-8 is not guaranteed.
+    pub(crate) reason: Bytes,
+}
+
+impl Refused {
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        put_varint(out, self.code.to_wire());
+        put_varint(out, self.attached);
+        out.put_slice(self.reason.get(..REASON_MAX).unwrap_or(&self.reason));
+    }
+
+    pub(crate) fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            code: RefuseCode::from_wire(payload.varint()?),
+            attached: payload.varint()?,
+            reason: payload.rest(),
+        })
+    }
+}
+
+/// Begins a side's table in a resume: which pipes it has opened and seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TableHead {
+    /// How many pipes the sender has opened: their indices lie below this.
+    pub(crate) opened: u64,
+    /// All pipes of the receiver with an index below this were seen by the
+    /// sender, but for those in `Gaps` frames.
+    pub(crate) seen: u64,
+}
+
+impl TableHead {
+    fn encode(&self, out: &mut BytesMut) {
+        put_varint(out, self.opened);
+        put_varint(out, self.seen);
+    }
+
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        Ok(Self { opened: payload.varint()?, seen: payload.varint()? })
+    }
+}
+
+/// Indices below `TableHead::seen` that were not seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gaps(pub(crate) Vec<u64>);
+
+impl Gaps {
+    fn encode(&self, out: &mut BytesMut) {
+        self.0.iter().for_each(|index| put_varint(out, *index));
+    }
+
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        let mut indices = Vec::new();
+        while !payload.is_empty() {
+            indices.push(payload.varint()?);
+        }
+        Ok(Self(indices))
+    }
+}
+
+/// What the sender of a position has to say of the direction it receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecvReport {
+    /// Wants bytes from the offset on.
+    Open,
+    /// Has seen the end.
+    Done,
+    /// Wants no more.
+    Stopped { code: u32 },
+}
+
+/// What the sender of a position has to say of the direction it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SendReport {
+    /// Bytes or FIN come on the stream.
+    Open,
+    /// Reset after `offset` bytes.
+    Reset { code: u32, offset: u64 },
+}
+
+/// One live pipe in a side's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) pipe: PipeId,
+    /// How far the sender's application has read.
+    pub(crate) read: u64,
+    pub(crate) recv: RecvReport,
+    pub(crate) send: SendReport,
+}
+
+impl Position {
+    const DONE: u8 = 0b001;
+    const STOPPED: u8 = 0b010;
+    const RESET: u8 = 0b100;
+
+    fn encode(&self, out: &mut BytesMut) {
+        let recv_flags = match self.recv {
+            RecvReport::Open => 0,
+            RecvReport::Done => Self::DONE,
+            RecvReport::Stopped { .. } => Self::STOPPED,
+        };
+        let send_flags = match self.send {
+            SendReport::Open => 0,
+            SendReport::Reset { .. } => Self::RESET,
+        };
+        put_varint(out, self.pipe.to_wire());
+        out.put_u8(recv_flags | send_flags);
+        put_varint(out, self.read);
+        if let RecvReport::Stopped { code } = self.recv {
+            put_varint(out, u64::from(code));
+        }
+        if let SendReport::Reset { code, offset } = self.send {
+            put_varint(out, u64::from(code));
+            put_varint(out, offset);
+        }
+    }
+
+    fn decode(payload: &mut Reader) -> Result<Self, DecodeError> {
+        let pipe = PipeId::from_wire(payload.varint()?);
+        let flags = payload.u8()?;
+        let read = payload.varint()?;
+        let recv = match flags & (Self::DONE | Self::STOPPED) {
+            0 => RecvReport::Open,
+            Self::DONE => RecvReport::Done,
+            Self::STOPPED => RecvReport::Stopped { code: payload.varint_u32("stop code")? },
+            _ => return Err(DecodeError::Invalid("position flags")),
+        };
+        let send = match flags & !(Self::DONE | Self::STOPPED) {
+            0 => SendReport::Open,
+            Self::RESET => SendReport::Reset {
+                code: payload.varint_u32("reset code")?,
+                offset: payload.varint()?,
+            },
+            _ => return Err(DecodeError::Invalid("position flags")),
+        };
+        Ok(Self { pipe, read, recv, send })
+    }
+}
+
+/// A part of a side's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Positions(pub(crate) Vec<Position>);
+
+impl Positions {
+    fn encode(&self, out: &mut BytesMut) {
+        self.0.iter().for_each(|position| position.encode(out));
+    }
+
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        let mut positions = Vec::new();
+        while !payload.is_empty() {
+            positions.push(Position::decode(&mut payload)?);
+        }
+        Ok(Self(positions))
+    }
+}
+
+/// Ends a side's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TableEnd {
+    /// How many positions were sent: a check that none is missing.
+    pub(crate) pipes: u64,
+}
+
+impl TableEnd {
+    fn encode(&self, out: &mut BytesMut) {
+        put_varint(out, self.pipes);
+    }
+
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        Ok(Self { pipes: payload.varint()? })
+    }
+}
+
+/// "The application has read this pipe up to here", for one or more pipes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ack {
+    pub(crate) pipe: PipeId,
+    pub(crate) offset: u64,
+    /// The end of the direction (FIN or reset) was taken note of too.
+    pub(crate) done: bool,
+}
+
+impl Ack {
+    fn encode(&self, out: &mut BytesMut) {
+        put_varint(out, self.pipe.to_wire());
+        out.put_u8(u8::from(self.done));
+        put_varint(out, self.offset);
+    }
+
+    fn decode(payload: &mut Reader) -> Result<Self, DecodeError> {
+        let pipe = PipeId::from_wire(payload.varint()?);
+        let done = match payload.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(DecodeError::Invalid("ack flags")),
+        };
+        Ok(Self { pipe, done, offset: payload.varint()? })
+    }
+
+    fn encode_all(acks: &[Self], out: &mut BytesMut) {
+        acks.iter().for_each(|ack| ack.encode(out));
+    }
+
+    fn decode_all(mut payload: Reader) -> Result<Vec<Self>, DecodeError> {
+        let mut acks = Vec::new();
+        while !payload.is_empty() {
+            acks.push(Self::decode(&mut payload)?);
+        }
+        Ok(acks)
+    }
+}
+
+/// The writer of a direction gives up after `offset` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reset {
+    pub(crate) pipe: PipeId,
+    pub(crate) code: u32,
+    pub(crate) offset: u64,
+}
+
+/// The reader of a direction wants no more after `offset` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stop {
+    pub(crate) pipe: PipeId,
+    pub(crate) code: u32,
+    pub(crate) offset: u64,
+}
+
+fn encode_end(pipe: PipeId, code: u32, offset: u64, out: &mut BytesMut) {
+    put_varint(out, pipe.to_wire());
+    put_varint(out, u64::from(code));
+    put_varint(out, offset);
+}
+
+fn decode_end(mut payload: Reader) -> Result<(PipeId, u32, u64), DecodeError> {
+    let pipe = PipeId::from_wire(payload.varint()?);
+    Ok((pipe, payload.varint_u32("code")?, payload.varint()?))
+}
+
+/// The session is over, by decision of the sender's application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Close {
+    pub(crate) code: CloseCode,
+    pub(crate) reason: Bytes,
+}
+
+impl Close {
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        put_varint(out, self.code.to_wire());
+        out.put_slice(self.reason.get(..REASON_MAX).unwrap_or(&self.reason));
+    }
+
+    pub(crate) fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+        Ok(Self { code: CloseCode::from_wire(payload.varint()?), reason: payload.rest() })
+    }
+}
+
+/// Any frame of the control stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Hello(Hello),
+    Welcome(Welcome),
+    Resume(Resume),
+    Resumed(Resumed),
+    Refused(Refused),
+    TableHead(TableHead),
+    Gaps(Gaps),
+    Positions(Positions),
+    TableEnd(TableEnd),
+    Acks(Vec<Ack>),
+    Reset(Reset),
+    Stop(Stop),
+    /// A probe; answered by `Pong` with the same number.
+    Ping(u64),
+    Pong(u64),
+    Close(Close),
+    /// A type that this version does not know; its payload was skipped.
+    Unknown(u64),
+}
+
+impl Frame {
+    const HELLO: u64 = 0x01;
+    const WELCOME: u64 = 0x02;
+    const RESUME: u64 = 0x03;
+    const RESUMED: u64 = 0x04;
+    const REFUSED: u64 = 0x05;
+    const TABLE_HEAD: u64 = 0x06;
+    const GAPS: u64 = 0x07;
+    const POSITIONS: u64 = 0x08;
+    const TABLE_END: u64 = 0x09;
+    const ACKS: u64 = 0x0a;
+    const RESET: u64 = 0x0b;
+    const STOP: u64 = 0x0c;
+    const PING: u64 = 0x0d;
+    const PONG: u64 = 0x0e;
+    const CLOSE: u64 = 0x0f;
+
+    /// The name of the frame, for errors and logs.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "HELLO",
+            Self::Welcome(_) => "WELCOME",
+            Self::Resume(_) => "RESUME",
+            Self::Resumed(_) => "RESUMED",
+            Self::Refused(_) => "REFUSED",
+            Self::TableHead(_) => "TABLE_HEAD",
+            Self::Gaps(_) => "GAPS",
+            Self::Positions(_) => "POSITIONS",
+            Self::TableEnd(_) => "TABLE_END",
+            Self::Acks(_) => "ACKS",
+            Self::Reset(_) => "RESET",
+            Self::Stop(_) => "STOP",
+            Self::Ping(_) => "PING",
+            Self::Pong(_) => "PONG",
+            Self::Close(_) => "CLOSE",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
+    /// Appends the frame to `out`.
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        let mut payload = BytesMut::new();
+        let kind = match self {
+            Self::Hello(frame) => (frame.encode(&mut payload), Self::HELLO).1,
+            Self::Welcome(frame) => (frame.encode(&mut payload), Self::WELCOME).1,
+            Self::Resume(frame) => (frame.encode(&mut payload), Self::RESUME).1,
+            Self::Resumed(frame) => (frame.encode(&mut payload), Self::RESUMED).1,
+            Self::Refused(frame) => (frame.encode(&mut payload), Self::REFUSED).1,
+            Self::TableHead(frame) => (frame.encode(&mut payload), Self::TABLE_HEAD).1,
+            Self::Gaps(frame) => (frame.encode(&mut payload), Self::GAPS).1,
+            Self::Positions(frame) => (frame.encode(&mut payload), Self::POSITIONS).1,
+            Self::TableEnd(frame) => (frame.encode(&mut payload), Self::TABLE_END).1,
+            Self::Acks(acks) => (Ack::encode_all(acks, &mut payload), Self::ACKS).1,
+            Self::Reset(end) => {
+                encode_end(end.pipe, end.code, end.offset, &mut payload);
+                Self::RESET
+            }
+            Self::Stop(end) => {
+                encode_end(end.pipe, end.code, end.offset, &mut payload);
+                Self::STOP
+            }
+            Self::Ping(number) => (put_varint(&mut payload, *number), Self::PING).1,
+            Self::Pong(number) => (put_varint(&mut payload, *number), Self::PONG).1,
+            Self::Close(frame) => (frame.encode(&mut payload), Self::CLOSE).1,
+            Self::Unknown(kind) => *kind,
+        };
+        debug_assert!(payload.len() <= FRAME_MAX, "{} is chunked by its maker", self.name());
+        put_varint(out, kind);
+        put_varint(out, payload.len() as u64);
+        out.put_slice(&payload);
+    }
+
+    fn decode(kind: u64, payload: Bytes) -> Result<Self, DecodeError> {
+        let mut payload = Reader::new(payload);
+        Ok(match kind {
+            Self::HELLO => Self::Hello(Hello::decode(payload)?),
+            Self::WELCOME => Self::Welcome(Welcome::decode(payload)?),
+            Self::RESUME => Self::Resume(Resume::decode(payload)?),
+            Self::RESUMED => Self::Resumed(Resumed::decode(payload)?),
+            Self::REFUSED => Self::Refused(Refused::decode(payload)?),
+            Self::TABLE_HEAD => Self::TableHead(TableHead::decode(payload)?),
+            Self::GAPS => Self::Gaps(Gaps::decode(payload)?),
+            Self::POSITIONS => Self::Positions(Positions::decode(payload)?),
+            Self::TABLE_END => Self::TableEnd(TableEnd::decode(payload)?),
+            Self::ACKS => Self::Acks(Ack::decode_all(payload)?),
+            Self::RESET => {
+                let (pipe, code, offset) = decode_end(payload)?;
+                Self::Reset(Reset { pipe, code, offset })
+            }
+            Self::STOP => {
+                let (pipe, code, offset) = decode_end(payload)?;
+                Self::Stop(Stop { pipe, code, offset })
+            }
+            Self::PING => Self::Ping(payload.varint()?),
+            Self::PONG => Self::Pong(payload.varint()?),
+            Self::CLOSE => Self::Close(Close::decode(payload)?),
+            unknown => Self::Unknown(unknown),
+        })
+    }
+}
+
+/// Cuts the byte stream of a control stream into frames.
+///
+/// Holds at most one incomplete frame: a type, a length and [`FRAME_MAX`]
+/// bytes, plus what the last [`push`](Self::push) brought.
+#[derive(Debug, Default)]
+pub(crate) struct Decoder {
+    buffered: BytesMut,
+}
+
+impl Decoder {
+    /// Adds bytes as they came from the stream.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.buffered.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame; `None` until more bytes come.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
+        let Some((kind, kind_len)) = peek_varint(&self.buffered) else {
+            return Ok(None);
+        };
+        let Some((len, len_len)) = self.buffered.get(kind_len..).and_then(peek_varint) else {
+            return Ok(None);
+        };
+        if len > FRAME_MAX as u64 {
+            return Err(DecodeError::TooLong { claimed: len, allowed: FRAME_MAX as u64 });
+        }
+        let head = kind_len + len_len;
+        if self.buffered.len() < head + len as usize {
+            return Ok(None);
+        }
+        let mut frame = self.buffered.split_to(head + len as usize);
+        let payload = frame.split_off(head).freeze();
+        Frame::decode(kind, payload).map(Some)
+    }
+}
+
+/// The length of the frame `kind` with a payload of `len` bytes.
+#[cfg(test)]
+const fn framed_len(kind: u64, len: usize) -> usize {
+    varint_len(kind) + varint_len(len as u64) + len
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::Side;
+
+    fn id(opener: Side, index: u64) -> PipeId {
+        PipeId::new(opener, index).unwrap()
+    }
+
+    fn decode_one(bytes: &[u8]) -> Result<Option<Frame>, DecodeError> {
+        let mut decoder = Decoder::default();
+        decoder.push(bytes);
+        decoder.next_frame()
+    }
+
+    /// The test vectors of the manual, byte for byte.
+    fn vectors() -> Vec<(Frame, Vec<u8>)> {
+        let holder = HolderId([0xaa; 16]);
+        let session = SessionId::from_bytes([0x11; 16]);
+        let parameters =
+            Parameters { max_pipes: 1024, replay_capacity: 16 << 20, receive_budget: 128 << 20 };
+        let parameter_bytes = [0x44, 0, 0x81, 0, 0, 0, 0x88, 0, 0, 0];
+        let with = |head: &[u8], parts: &[&[u8]]| [head, &parts.concat()].concat();
+        vec![
+            (
+                Frame::Hello(Hello { holder, parameters }),
+                with(&[0x01, 26], &[&[0xaa; 16], &parameter_bytes]),
+            ),
+            (
+                Frame::Welcome(Welcome { session, secret: [0x22; 32], parameters }),
+                with(&[0x02, 58], &[&[0x11; 16], &[0x22; 32], &parameter_bytes]),
+            ),
+            (
+                Frame::Resume(Resume {
+                    session,
+                    epoch: Epoch::from_wire(2),
+                    holder,
+                    proof: [0x33; 32],
+                }),
+                with(&[0x03, 0x40, 65], &[&[0x11; 16], &[2], &[0xaa; 16], &[0x33; 32]]),
+            ),
+            (
+                Frame::Resumed(Resumed { epoch: Epoch::from_wire(2), proof: [0x44; 32] }),
+                with(&[0x04, 33], &[&[2], &[0x44; 32]]),
+            ),
+            (
+                Frame::Refused(Refused {
+                    code: RefuseCode::STALE_EPOCH,
+                    attached: 7,
+                    reason: Bytes::from_static(b"newer"),
+                }),
+                b"\x05\x07\x05\x07newer".to_vec(),
+            ),
+            (Frame::TableHead(TableHead { opened: 3, seen: 64 }), vec![0x06, 3, 3, 0x40, 64]),
+            (Frame::Gaps(Gaps(vec![1, 63])), vec![0x07, 2, 1, 63]),
+            (
+                Frame::Positions(Positions(vec![
+                    Position {
+                        pipe: id(Side::Client, 0),
+                        read: 100,
+                        recv: RecvReport::Open,
+                        send: SendReport::Open,
+                    },
+                    Position {
+                        pipe: id(Side::Server, 1),
+                        read: 5,
+                        recv: RecvReport::Stopped { code: 9 },
+                        send: SendReport::Reset { code: 8, offset: 7 },
+                    },
+                ])),
+                vec![0x08, 10, 0, 0, 0x40, 100, 3, 0b110, 5, 9, 8, 7],
+            ),
+            (Frame::TableEnd(TableEnd { pipes: 2 }), vec![0x09, 1, 2]),
+            (
+                Frame::Acks(vec![
+                    Ack { pipe: id(Side::Client, 0), offset: 5, done: false },
+                    Ack { pipe: id(Side::Server, 0), offset: 6, done: true },
+                ]),
+                vec![0x0a, 6, 0, 0, 5, 1, 1, 6],
+            ),
+            (
+                Frame::Reset(Reset { pipe: id(Side::Client, 1), code: 3, offset: 9 }),
+                vec![0x0b, 3, 2, 3, 9],
+            ),
+            (
+                Frame::Stop(Stop { pipe: id(Side::Client, 1), code: 4, offset: 9 }),
+                vec![0x0c, 3, 2, 4, 9],
+            ),
+            (Frame::Ping(1), vec![0x0d, 1, 1]),
+            (Frame::Pong(1), vec![0x0e, 1, 1]),
+            (
+                Frame::Close(Close { code: CloseCode::DONE, reason: Bytes::from_static(b"bye") }),
+                b"\x0f\x04\x01bye".to_vec(),
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_frame_matches_its_test_vector() {
+        for (frame, bytes) in vectors() {
+            let mut out = BytesMut::new();
+            frame.encode(&mut out);
+            // RESUME has a two-byte length in its vector, since 65 > 63.
+            assert_eq!(out, bytes, "{}", frame.name());
+            assert_eq!(decode_one(&bytes).unwrap().unwrap(), frame);
+            for cut in 0..bytes.len() {
+                assert_eq!(decode_one(&bytes[..cut]), Ok(None), "{} cut at {cut}", frame.name());
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_frames_are_skipped_and_the_next_one_is_read() {
+        let mut decoder = Decoder::default();
+        decoder.push(&[0x40, 0x99, 3, 1, 2, 3, 0x0d, 1, 7]);
+        assert_eq!(decoder.next_frame(), Ok(Some(Frame::Unknown(0x99))));
+        assert_eq!(decoder.next_frame(), Ok(Some(Frame::Ping(7))));
+        assert_eq!(decoder.next_frame(), Ok(None));
+    }
+
+    #[test]
+    fn bytes_after_the_known_fields_of_a_frame_are_ignored() {
+        assert_eq!(decode_one(&[0x0d, 3, 7, 0xff, 0xff]), Ok(Some(Frame::Ping(7))));
+    }
+
+    #[test]
+    fn a_frame_that_claims_2_to_the_60_bytes_is_refused_without_waiting_for_them() {
+        let mut bytes = BytesMut::new();
+        put_varint(&mut bytes, 0x0a);
+        put_varint(&mut bytes, 1 << 60);
+        assert_eq!(
+            decode_one(&bytes),
+            Err(DecodeError::TooLong { claimed: 1 << 60, allowed: FRAME_MAX as u64 })
+        );
+    }
+
+    #[test]
+    fn the_largest_lists_fit_one_frame() {
+        let pipe = PipeId::from_wire(u64::MAX);
+        let offset = super::super::MAX_VARINT;
+        let acks = vec![Ack { pipe, offset, done: true }; ACK_ENTRIES_MAX];
+        let position = Position {
+            pipe,
+            read: offset,
+            recv: RecvReport::Stopped { code: u32::MAX >> 2 },
+            send: SendReport::Reset { code: u32::MAX >> 2, offset },
+        };
+        let positions = vec![position; POSITION_ENTRIES_MAX];
+        let gaps = vec![offset; GAP_ENTRIES_MAX];
+        for frame in
+            [Frame::Acks(acks), Frame::Positions(Positions(positions)), Frame::Gaps(Gaps(gaps))]
+        {
+            let mut out = BytesMut::new();
+            frame.encode(&mut out);
+            assert!(out.len() <= framed_len(0x0a, FRAME_MAX));
+            assert_eq!(decode_one(&out).unwrap(), Some(frame));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics_the_decoder(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..8)) {
+            let mut decoder = Decoder::default();
+            for chunk in chunks {
+                decoder.push(&chunk);
+                while let Ok(Some(_)) = decoder.next_frame() {}
+            }
+        }
+    }
+}

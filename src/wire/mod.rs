@@ -1,0 +1,25 @@
+//! The protocol on the wire: frames of the control stream, headers of pipe
+//! streams. No I/O, no clock, no panic on any input.
+//!
+//! The normative text is [`manual::protocol`](crate::manual::protocol); rule
+//! numbers such as `P-7` in comments refer to it.
+
+mod codec;
+mod frame;
+mod header;
+
+pub use codec::DecodeError;
+pub(crate) use codec::{MAX_VARINT, varint_len};
+pub(crate) use frame::{
+    ACK_ENTRIES_MAX, Ack, Close, Decoder, Frame, GAP_ENTRIES_MAX, Gaps, Hello,
+    POSITION_ENTRIES_MAX, Parameters, Position, Positions, RecvReport, Refused, Reset, Resume,
+    Resumed, SECRET_LEN, SendReport, Stop, TableEnd, TableHead, Welcome,
+};
+pub(crate) use header::{Header, HeaderKind, LABEL_MAX};
+
+/// The version of the protocol that this crate speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The ALPN protocol name (RFC 7301). It carries the version: peers of another
+/// version fail in the TLS handshake, with a clear error on both sides.
+pub const ALPN: &[u8] = b"evermux/1";
