@@ -137,7 +137,7 @@ pub(crate) enum LinkCode {
     SessionClosed,
     /// The peer broke the protocol; the reason says how. The session is over.
     Violation,
-    /// A `Refused` frame was sent; the reason holds it encoded.
+    /// No session, no resume; the reason holds an encoded `Refused`.
     Refused,
     /// Asks the client to resume on a fresh connection.
     Detach,

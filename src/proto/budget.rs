@@ -10,7 +10,7 @@ pub(crate) const PIPE_SHARE: u64 = 64 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     limit: u64,
-    /// `used <= limit`, except where the limit was lowered since.
+    /// Never above `limit`.
     used: u64,
 }
 
@@ -21,7 +21,7 @@ impl Budget {
 
     /// Takes up to `wanted` bytes and says how many it got.
     pub(crate) fn take(&mut self, wanted: u64) -> u64 {
-        let granted = wanted.min(self.limit.saturating_sub(self.used));
+        let granted = wanted.min(self.limit - self.used);
         self.used += granted;
         granted
     }
@@ -29,11 +29,6 @@ impl Budget {
     /// Gives back bytes that [`take`](Self::take) granted.
     pub(crate) fn give_back(&mut self, bytes: u64) {
         self.used = self.used.saturating_sub(bytes);
-    }
-
-    /// Sets a new limit; what is used already stays so.
-    pub(crate) fn set_limit(&mut self, limit: u64) {
-        self.limit = limit;
     }
 
     pub(crate) fn used(&self) -> u64 {

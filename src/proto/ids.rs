@@ -16,10 +16,6 @@ pub(crate) struct SeenIds {
 }
 
 impl SeenIds {
-    pub(crate) fn new(next: u64, gaps: BTreeSet<u64>) -> Self {
-        Self { next, gaps }
-    }
-
     pub(crate) fn next(&self) -> u64 {
         self.next
     }

@@ -2,7 +2,7 @@
 //!
 //! Two kinds of machine, both plain data:
 //!
-//! - [`Pipe`]: both directions of one pipe ([`SendHalf`], [`RecvHalf`]). The
+//! - [`Pipe`]: both directions of one pipe (`SendHalf`, `RecvHalf`). The
 //!   shell keeps each under a lock of its own, since the data path goes straight
 //!   through it.
 //! - [`SessionCore`]: what belongs to the session as a whole: ids given and
@@ -37,10 +37,9 @@ mod tests;
 mod token;
 
 pub(crate) use backoff::Backoff;
-pub(crate) use budget::{Budget, PIPE_SHARE};
+pub(crate) use budget::{Budget, PIPE_SHARE, shared_part};
 pub(crate) use pipe::{Outgoing, Pipe};
-pub(crate) use recv::{ReadEnd, RecvHalf};
-pub(crate) use resume::{Claim, PeerTable, Table};
-pub(crate) use send::{SendHalf, WriteEnd};
+pub(crate) use recv::ReadEnd;
+pub(crate) use resume::{PeerTable, PeerView};
+pub(crate) use send::WriteEnd;
 pub(crate) use session::{Accepted, Located, SessionCore};
-pub(crate) use token::{Secret, Token};

@@ -70,9 +70,10 @@ impl Pipe {
         self.send.is_done() && self.recv.is_told()
     }
 
-    /// Whether there is anything left that a stream could carry.
+    /// Whether there is anything left that only a stream can carry, in either
+    /// direction. Resets, stops and acks go on the control stream.
     pub(crate) fn needs_stream(&self) -> bool {
-        !self.send.is_done() || !self.recv.is_done()
+        self.send.wants_stream() || self.recv.end().is_none()
     }
 
     /// The next control frame to send, until there is none. An ack that is not

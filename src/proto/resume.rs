@@ -140,15 +140,6 @@ pub(crate) struct Claim {
     exporter: [u8; SECRET_LEN],
 }
 
-/// A resume whose proof was checked.
-#[derive(Debug)]
-pub(crate) struct Granted {
-    /// To be sent, followed by the server's table.
-    pub(crate) answer: Resumed,
-    /// Whether another holder had the session until now.
-    pub(crate) takeover: bool,
-}
-
 impl SessionCore {
     /// Client: claims the session on a connection with this exporter output.
     /// Every attempt uses up an epoch (P-13).
@@ -216,7 +207,8 @@ impl SessionCore {
     }
 
     /// Server: accepts a resume, after the fence. From here on the old epoch is
-    /// history and the secret has moved on.
+    /// history and the secret has moved on. The answer goes out ahead of our
+    /// table.
     ///
     /// # Errors
     ///
@@ -225,15 +217,14 @@ impl SessionCore {
         &mut self,
         resume: &Resume,
         exporter: &[u8; SECRET_LEN],
-    ) -> Result<Granted, RefuseCode> {
+    ) -> Result<Resumed, RefuseCode> {
         let used = self.check(resume, exporter)?;
-        let takeover = resume.holder != self.holder;
         let binding = self.binding(resume.epoch, resume.holder, exporter);
         let proof = used.server_proof(binding);
         self.token.advance(used, binding);
         self.epoch = resume.epoch;
         self.holder = resume.holder;
-        Ok(Granted { answer: Resumed { epoch: resume.epoch, proof }, takeover })
+        Ok(Resumed { epoch: resume.epoch, proof })
     }
 
     /// Our table, from the positions of all live pipes.

@@ -174,6 +174,17 @@ impl SendHalf {
         }
     }
 
+    /// Whether there is anything that only a stream can carry: bytes, now or
+    /// later, or FIN.
+    pub(crate) fn wants_stream(&self) -> bool {
+        matches!(self.state, State::Open | State::Finishing)
+    }
+
+    /// How many bytes will be handed to a stream for another time.
+    pub(crate) fn replay_due(&self) -> u64 {
+        self.sent_max.saturating_sub(self.sent)
+    }
+
     /// Whether the stream is to end with FIN once it has all bytes.
     pub(crate) fn wants_fin(&self) -> bool {
         self.state == State::Finishing
@@ -280,6 +291,7 @@ impl SendHalf {
         self.state = State::Resetting { code, announced: false };
         self.replay.clear();
         self.sent = self.written();
+        self.sent_max = self.sent;
     }
 
     /// An acknowledged offset neither moves back nor beyond what was written.

@@ -106,6 +106,10 @@ impl SessionCore {
         self.epoch
     }
 
+    pub(crate) fn holder(&self) -> HolderId {
+        self.holder
+    }
+
     pub(crate) fn live_pipes(&self) -> u64 {
         self.live_own + self.live_peer
     }

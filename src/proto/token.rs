@@ -41,10 +41,6 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
-    pub(crate) fn expose(&self) -> &[u8; SECRET_LEN] {
-        &self.0
-    }
-
     /// What the client sends in `Resume`.
     pub(crate) fn client_proof(&self, binding: Binding<'_>) -> [u8; SECRET_LEN] {
         self.derive(b"evermux client proof", binding)

@@ -6,7 +6,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::codec::{DecodeError, Reader, peek_varint, put_varint, varint_len};
+use super::codec::{DecodeError, Reader, peek_varint, put_varint};
 use crate::code::{CloseCode, RefuseCode};
 use crate::id::{Epoch, HolderId, PipeId, SessionId};
 
@@ -157,7 +157,8 @@ impl Resumed {
     }
 }
 
-/// Server: no session, no resume, and why.
+/// Server: no session, no resume, and why. Not a frame: it travels as the reason
+/// of the CONNECTION_CLOSE that comes with it (P-17).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) code: RefuseCode,
@@ -168,18 +169,28 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    pub(crate) fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) {
         put_varint(out, self.code.to_wire());
         put_varint(out, self.attached);
         out.put_slice(self.reason.get(..REASON_MAX).unwrap_or(&self.reason));
     }
 
-    pub(crate) fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             code: RefuseCode::from_wire(payload.varint()?),
             attached: payload.varint()?,
             reason: payload.rest(),
         })
+    }
+
+    pub(crate) fn to_reason(&self) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        self.encode(&mut out);
+        out.to_vec()
+    }
+
+    pub(crate) fn from_reason(reason: Bytes) -> Result<Self, DecodeError> {
+        Self::decode(Reader::new(reason))
     }
 }
 
@@ -410,13 +421,26 @@ pub(crate) struct Close {
 }
 
 impl Close {
-    pub(crate) fn encode(&self, out: &mut BytesMut) {
+    fn encode(&self, out: &mut BytesMut) {
         put_varint(out, self.code.to_wire());
         out.put_slice(self.reason.get(..REASON_MAX).unwrap_or(&self.reason));
     }
 
-    pub(crate) fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
+    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
         Ok(Self { code: CloseCode::from_wire(payload.varint()?), reason: payload.rest() })
+    }
+
+    /// As the reason of a CONNECTION_CLOSE, which may be all that arrives.
+    pub(crate) fn to_reason(&self) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        self.encode(&mut out);
+        out.to_vec()
+    }
+
+    /// The opposite; a reason that was lost or cut off leaves the code.
+    pub(crate) fn from_reason(reason: Bytes) -> Self {
+        Self::decode(Reader::new(reason))
+            .unwrap_or(Self { code: CloseCode::DONE, reason: Bytes::new() })
     }
 }
 
@@ -427,7 +451,6 @@ pub(crate) enum Frame {
     Welcome(Welcome),
     Resume(Resume),
     Resumed(Resumed),
-    Refused(Refused),
     TableHead(TableHead),
     Gaps(Gaps),
     Positions(Positions),
@@ -448,17 +471,16 @@ impl Frame {
     const WELCOME: u64 = 0x02;
     const RESUME: u64 = 0x03;
     const RESUMED: u64 = 0x04;
-    const REFUSED: u64 = 0x05;
-    const TABLE_HEAD: u64 = 0x06;
-    const GAPS: u64 = 0x07;
-    const POSITIONS: u64 = 0x08;
-    const TABLE_END: u64 = 0x09;
-    const ACKS: u64 = 0x0a;
-    const RESET: u64 = 0x0b;
-    const STOP: u64 = 0x0c;
-    const PING: u64 = 0x0d;
-    const PONG: u64 = 0x0e;
-    const CLOSE: u64 = 0x0f;
+    const TABLE_HEAD: u64 = 0x05;
+    const GAPS: u64 = 0x06;
+    const POSITIONS: u64 = 0x07;
+    const TABLE_END: u64 = 0x08;
+    const ACKS: u64 = 0x09;
+    const RESET: u64 = 0x0a;
+    const STOP: u64 = 0x0b;
+    const PING: u64 = 0x0c;
+    const PONG: u64 = 0x0d;
+    const CLOSE: u64 = 0x0e;
 
     /// The name of the frame, for errors and logs.
     pub(crate) const fn name(&self) -> &'static str {
@@ -467,7 +489,6 @@ impl Frame {
             Self::Welcome(_) => "WELCOME",
             Self::Resume(_) => "RESUME",
             Self::Resumed(_) => "RESUMED",
-            Self::Refused(_) => "REFUSED",
             Self::TableHead(_) => "TABLE_HEAD",
             Self::Gaps(_) => "GAPS",
             Self::Positions(_) => "POSITIONS",
@@ -490,7 +511,6 @@ impl Frame {
             Self::Welcome(frame) => (frame.encode(&mut payload), Self::WELCOME).1,
             Self::Resume(frame) => (frame.encode(&mut payload), Self::RESUME).1,
             Self::Resumed(frame) => (frame.encode(&mut payload), Self::RESUMED).1,
-            Self::Refused(frame) => (frame.encode(&mut payload), Self::REFUSED).1,
             Self::TableHead(frame) => (frame.encode(&mut payload), Self::TABLE_HEAD).1,
             Self::Gaps(frame) => (frame.encode(&mut payload), Self::GAPS).1,
             Self::Positions(frame) => (frame.encode(&mut payload), Self::POSITIONS).1,
@@ -522,7 +542,6 @@ impl Frame {
             Self::WELCOME => Self::Welcome(Welcome::decode(payload)?),
             Self::RESUME => Self::Resume(Resume::decode(payload)?),
             Self::RESUMED => Self::Resumed(Resumed::decode(payload)?),
-            Self::REFUSED => Self::Refused(Refused::decode(payload)?),
             Self::TABLE_HEAD => Self::TableHead(TableHead::decode(payload)?),
             Self::GAPS => Self::Gaps(Gaps::decode(payload)?),
             Self::POSITIONS => Self::Positions(Positions::decode(payload)?),
@@ -580,12 +599,6 @@ impl Decoder {
     }
 }
 
-/// The length of the frame `kind` with a payload of `len` bytes.
-#[cfg(test)]
-const fn framed_len(kind: u64, len: usize) -> usize {
-    varint_len(kind) + varint_len(len as u64) + len
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -633,16 +646,8 @@ mod tests {
                 Frame::Resumed(Resumed { epoch: Epoch::from_wire(2), proof: [0x44; 32] }),
                 with(&[0x04, 33], &[&[2], &[0x44; 32]]),
             ),
-            (
-                Frame::Refused(Refused {
-                    code: RefuseCode::STALE_EPOCH,
-                    attached: 7,
-                    reason: Bytes::from_static(b"newer"),
-                }),
-                b"\x05\x07\x05\x07newer".to_vec(),
-            ),
-            (Frame::TableHead(TableHead { opened: 3, seen: 64 }), vec![0x06, 3, 3, 0x40, 64]),
-            (Frame::Gaps(Gaps(vec![1, 63])), vec![0x07, 2, 1, 63]),
+            (Frame::TableHead(TableHead { opened: 3, seen: 64 }), vec![0x05, 3, 3, 0x40, 64]),
+            (Frame::Gaps(Gaps(vec![1, 63])), vec![0x06, 2, 1, 63]),
             (
                 Frame::Positions(Positions(vec![
                     Position {
@@ -658,29 +663,29 @@ mod tests {
                         send: SendReport::Reset { code: 8, offset: 7 },
                     },
                 ])),
-                vec![0x08, 10, 0, 0, 0x40, 100, 3, 0b110, 5, 9, 8, 7],
+                vec![0x07, 10, 0, 0, 0x40, 100, 3, 0b110, 5, 9, 8, 7],
             ),
-            (Frame::TableEnd(TableEnd { pipes: 2 }), vec![0x09, 1, 2]),
+            (Frame::TableEnd(TableEnd { pipes: 2 }), vec![0x08, 1, 2]),
             (
                 Frame::Acks(vec![
                     Ack { pipe: id(Side::Client, 0), offset: 5, done: false },
                     Ack { pipe: id(Side::Server, 0), offset: 6, done: true },
                 ]),
-                vec![0x0a, 6, 0, 0, 5, 1, 1, 6],
+                vec![0x09, 6, 0, 0, 5, 1, 1, 6],
             ),
             (
                 Frame::Reset(Reset { pipe: id(Side::Client, 1), code: 3, offset: 9 }),
-                vec![0x0b, 3, 2, 3, 9],
+                vec![0x0a, 3, 2, 3, 9],
             ),
             (
                 Frame::Stop(Stop { pipe: id(Side::Client, 1), code: 4, offset: 9 }),
-                vec![0x0c, 3, 2, 4, 9],
+                vec![0x0b, 3, 2, 4, 9],
             ),
-            (Frame::Ping(1), vec![0x0d, 1, 1]),
-            (Frame::Pong(1), vec![0x0e, 1, 1]),
+            (Frame::Ping(1), vec![0x0c, 1, 1]),
+            (Frame::Pong(1), vec![0x0d, 1, 1]),
             (
                 Frame::Close(Close { code: CloseCode::DONE, reason: Bytes::from_static(b"bye") }),
-                b"\x0f\x04\x01bye".to_vec(),
+                b"\x0e\x04\x01bye".to_vec(),
             ),
         ]
     }
@@ -700,9 +705,21 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_matches_its_test_vector() {
+        let refused = Refused {
+            code: RefuseCode::STALE_EPOCH,
+            attached: 7,
+            reason: Bytes::from_static(b"newer"),
+        };
+        assert_eq!(refused.to_reason(), b"\x05\x07newer");
+        assert_eq!(Refused::from_reason(Bytes::from_static(b"\x05\x07newer")), Ok(refused));
+        assert_eq!(Refused::from_reason(Bytes::new()), Err(DecodeError::Truncated));
+    }
+
+    #[test]
     fn unknown_frames_are_skipped_and_the_next_one_is_read() {
         let mut decoder = Decoder::default();
-        decoder.push(&[0x40, 0x99, 3, 1, 2, 3, 0x0d, 1, 7]);
+        decoder.push(&[0x40, 0x99, 3, 1, 2, 3, 0x0c, 1, 7]);
         assert_eq!(decoder.next_frame(), Ok(Some(Frame::Unknown(0x99))));
         assert_eq!(decoder.next_frame(), Ok(Some(Frame::Ping(7))));
         assert_eq!(decoder.next_frame(), Ok(None));
@@ -710,13 +727,13 @@ mod tests {
 
     #[test]
     fn bytes_after_the_known_fields_of_a_frame_are_ignored() {
-        assert_eq!(decode_one(&[0x0d, 3, 7, 0xff, 0xff]), Ok(Some(Frame::Ping(7))));
+        assert_eq!(decode_one(&[0x0c, 3, 7, 0xff, 0xff]), Ok(Some(Frame::Ping(7))));
     }
 
     #[test]
     fn a_frame_that_claims_2_to_the_60_bytes_is_refused_without_waiting_for_them() {
         let mut bytes = BytesMut::new();
-        put_varint(&mut bytes, 0x0a);
+        put_varint(&mut bytes, 0x09);
         put_varint(&mut bytes, 1 << 60);
         assert_eq!(
             decode_one(&bytes),
@@ -742,7 +759,8 @@ mod tests {
         {
             let mut out = BytesMut::new();
             frame.encode(&mut out);
-            assert!(out.len() <= framed_len(0x0a, FRAME_MAX));
+            // A type of one byte, a length of four.
+            assert!(out.len() <= 1 + 4 + FRAME_MAX);
             assert_eq!(decode_one(&out).unwrap(), Some(frame));
         }
     }

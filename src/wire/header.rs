@@ -7,7 +7,7 @@ use crate::id::{Epoch, PipeId};
 
 /// Longest label of a pipe, in bytes: room for a target address or a service
 /// name, small enough to come in the pipe's first packet.
-pub(crate) const LABEL_MAX: usize = 1024;
+pub const LABEL_MAX: usize = 1024;
 
 /// What a stream is to its pipe.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,13 +9,14 @@ mod frame;
 mod header;
 
 pub use codec::DecodeError;
-pub(crate) use codec::{MAX_VARINT, varint_len};
+pub(crate) use codec::MAX_VARINT;
 pub(crate) use frame::{
     ACK_ENTRIES_MAX, Ack, Close, Decoder, Frame, GAP_ENTRIES_MAX, Gaps, Hello,
     POSITION_ENTRIES_MAX, Parameters, Position, Positions, RecvReport, Refused, Reset, Resume,
     Resumed, SECRET_LEN, SendReport, Stop, TableEnd, TableHead, Welcome,
 };
-pub(crate) use header::{Header, HeaderKind, LABEL_MAX};
+pub use header::LABEL_MAX;
+pub(crate) use header::{Header, HeaderKind};
 
 /// The version of the protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u32 = 1;

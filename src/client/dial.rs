@@ -1,0 +1,167 @@
+//! One attempt to reach a server: resolve its name, race its addresses.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::Target;
+use crate::clock::{self, Instant};
+use crate::config::ClientConfig;
+use crate::error::DialError;
+use crate::quic::{ClientQuic, Connection, DialFailed, Dialler, Lost};
+
+/// A connection attempt that has not been answered for so long gets company by
+/// the next address (RFC 8305 section 8, Connection Attempt Delay).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Most addresses tried in one attempt: what a name resolves to is not ours to
+/// trust.
+const ADDRESSES_MAX: usize = 8;
+
+/// Connects to whichever address of `target` answers first.
+///
+/// # Cancel safety
+///
+/// All attempts end when the future is dropped.
+pub(super) async fn dial(
+    config: &ClientConfig,
+    quic: &ClientQuic,
+    target: &Target,
+    deadline: Instant,
+    last_rtt: Option<Duration>,
+) -> Result<(Connection, Dialler), DialError> {
+    let begun = clock::now();
+    let timed_out =
+        || DialError::TimedOut { target: target.to_string(), waited: crate::event::elapsed(begun) };
+    let addrs = clock::until(deadline, addresses(config, target, begun, deadline))
+        .await
+        .unwrap_or_else(|| Err(timed_out()))?;
+    let mut waiting = addrs.into_iter();
+    let mut attempts: JoinSet<Result<(Connection, Dialler), DialError>> = JoinSet::new();
+    let mut worst = None;
+    let mut next_start = Some(begun);
+    loop {
+        let step = tokio::select! {
+            biased;
+            () = clock::sleep_until(Some(deadline)) => Step::TimedOut,
+            Some(ended) = attempts.join_next(), if !attempts.is_empty() => match ended {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(error)) => Step::Failed(error),
+                Err(_) => Step::Failed(timed_out()),
+            },
+            () = clock::sleep_until(next_start) => Step::Start,
+        };
+        match step {
+            Step::TimedOut => return Err(worst.unwrap_or_else(timed_out)),
+            // What somebody said is worth more than silence.
+            Step::Failed(error) => worst = Some(error),
+            Step::Start => {}
+        }
+        match waiting.next() {
+            Some(addr) => {
+                attempts.spawn(attempt(config, quic, target, addr, last_rtt));
+                next_start = Some(clock::now() + STAGGER);
+            }
+            None if attempts.is_empty() => return Err(worst.unwrap_or_else(timed_out)),
+            None => next_start = None,
+        }
+    }
+}
+
+enum Step {
+    TimedOut,
+    Failed(DialError),
+    Start,
+}
+
+/// A dial of one address, with all that it needs.
+fn attempt(
+    config: &ClientConfig,
+    quic: &ClientQuic,
+    target: &Target,
+    addr: SocketAddr,
+    last_rtt: Option<Duration>,
+) -> impl Future<Output = Result<(Connection, Dialler), DialError>> + Send + 'static {
+    let dialler = Dialler::bind(config.local_ip, addr, &config.session.transport())
+        .map_err(|error| DialError::Socket { target: addr, reason: error.to_string() });
+    let (quic, server_name) = (Arc::new(quic.clone()), target.server_name.clone());
+    async move {
+        let dialler = dialler?;
+        tracing::debug!(%addr, "dialling");
+        match dialler.connect(addr, &server_name, &quic, last_rtt).await {
+            Ok(connection) => Ok((connection, dialler)),
+            Err(failed) => Err(explain(failed, addr)),
+        }
+    }
+}
+
+fn explain(failed: DialFailed, addr: SocketAddr) -> DialError {
+    match failed {
+        DialFailed::ServerName(name) => DialError::ServerName { name },
+        DialFailed::Address => {
+            DialError::Socket { target: addr, reason: "not an address to connect to".into() }
+        }
+        DialFailed::Lost(Lost::Tls(error)) => DialError::Tls(error),
+        DialFailed::Lost(lost) => DialError::Lost { reason: lost.to_string() },
+    }
+}
+
+/// The addresses to try, best first.
+async fn addresses(
+    config: &ClientConfig,
+    target: &Target,
+    begun: Instant,
+    deadline: Instant,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let mut addrs = Vec::new();
+    if let Some(hook) = &config.addresses {
+        let half = begun + deadline.saturating_duration_since(begun) / 2;
+        addrs.extend(clock::until(half, hook()).await.unwrap_or_default());
+    }
+    addrs.extend(&target.addrs);
+    if let Some(host) = &target.host {
+        let resolve_error = |reason: String| DialError::Resolve { host: host.clone(), reason };
+        match tokio::net::lookup_host((host.as_str(), target.port)).await {
+            Ok(resolved) => addrs.extend(interleave(resolved.collect())),
+            Err(error) if addrs.is_empty() => return Err(resolve_error(error.to_string())),
+            Err(_) => {}
+        }
+        if addrs.is_empty() {
+            return Err(resolve_error("it has no address".into()));
+        }
+    }
+    let mut unique = Vec::new();
+    for addr in addrs {
+        if !unique.contains(&addr) && unique.len() < ADDRESSES_MAX {
+            unique.push(addr);
+        }
+    }
+    Ok(unique)
+}
+
+/// IPv6 and IPv4 in turn, IPv6 first (RFC 8305 section 4).
+fn interleave(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (v6, v4): (Vec<_>, Vec<_>) = addrs.into_iter().partition(SocketAddr::is_ipv6);
+    let longest = v6.len().max(v4.len());
+    (0..longest).flat_map(|i| [v6.get(i).copied(), v4.get(i).copied()]).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let sorted = interleave(vec![
+            addr("1.1.1.1:1"),
+            addr("2.2.2.2:1"),
+            addr("[::1]:1"),
+            addr("3.3.3.3:1"),
+        ]);
+        let expected = ["[::1]:1", "1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1"].map(addr);
+        assert_eq!(sorted, expected);
+    }
+}

@@ -1,0 +1,117 @@
+//! Dialling again after a connection is lost, for as long as the session lives.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{ClientShared, Target};
+use crate::clock::{self, Instant, sleep, sleep_until};
+use crate::crypto::jitter;
+use crate::driver::{Attach, Dialled};
+use crate::error::{DialError, SessionError};
+use crate::event::{LinkState, SessionEvent, elapsed};
+use crate::proto::Backoff;
+use crate::session::SessionShared;
+
+/// Brings the driver a new connection whenever the link is down. Ends with the
+/// session.
+pub(super) async fn keep_attached(
+    client: Arc<ClientShared>,
+    target: Target,
+    session: Arc<SessionShared>,
+    attaches: mpsc::Sender<Attach>,
+) {
+    let mut link = session.watch_link();
+    loop {
+        // The guard that `wait_for` gives must not live across an await.
+        let down = link.wait_for(|state| !state.is_attached()).await.map(|state| state.clone());
+        let Ok(LinkState::Detached { cause, .. }) = down else { return };
+        let outage = Outage {
+            client: &client,
+            target: &target,
+            session: &session,
+            began: clock::now(),
+            last: DialError::Lost { reason: cause.to_string() },
+        };
+        if let Err(error) = outage.end(&attaches).await {
+            // The session may have ended by itself in the meantime.
+            let _ = attaches.send(Attach::GiveUp(error)).await;
+            return;
+        }
+    }
+}
+
+/// Waits until the session is attached or has ended.
+async fn until_not_detached(link: &mut watch::Receiver<LinkState>) {
+    let _ = link.wait_for(|state| !matches!(state, LinkState::Detached { .. })).await;
+}
+
+/// Waits until the session has ended.
+async fn until_closed(mut link: watch::Receiver<LinkState>) {
+    let _ = link.wait_for(|state| matches!(state, LinkState::Closed { .. })).await;
+}
+
+/// A time without a connection.
+struct Outage<'a> {
+    client: &'a ClientShared,
+    target: &'a Target,
+    session: &'a SessionShared,
+    began: Instant,
+    /// Why the link is down still.
+    last: DialError,
+}
+
+impl Outage<'_> {
+    /// Tries until the session is attached again, or has ended.
+    async fn end(mut self, attaches: &mpsc::Sender<Attach>) -> Result<(), SessionError> {
+        let policy = &self.client.config.reconnect;
+        let mut backoff = Backoff::new(policy.first, policy.max);
+        let mut link = self.session.watch_link();
+        let give_up = policy.give_up_after.and_then(|limit| self.began.checked_add(limit));
+        let mut attempt = 0;
+        while self.session.is_detached() {
+            let delay = backoff.next(jitter());
+            tokio::select! {
+                biased;
+                () = sleep_until(give_up) => return Err(self.gave_up()),
+                () = until_not_detached(&mut link) => continue,
+                () = self.session.redial.notified() => backoff.reset(),
+                () = sleep(delay) => {}
+            }
+            attempt += 1;
+            let last = (attempt > 1).then(|| self.last.clone());
+            self.session.emit(SessionEvent::Resuming { attempt, last });
+            let deadline = clock::now() + self.client.config.attempt_timeout;
+            let deadline = give_up.map_or(deadline, |give_up| deadline.min(give_up));
+            if let Err(error) = self.attempt(attaches, deadline).await {
+                tracing::debug!(session = %self.session.id, attempt, %error, "attempt failed");
+                self.last = error;
+            }
+        }
+        Ok(())
+    }
+
+    async fn attempt(
+        &self,
+        attaches: &mpsc::Sender<Attach>,
+        deadline: Instant,
+    ) -> Result<(), DialError> {
+        let last_rtt = self.session.last_rtt();
+        let (connection, dialler) = tokio::select! {
+            biased;
+            () = until_closed(self.session.watch_link()) => return Ok(()),
+            dialled = self.client.dial(self.target, deadline, last_rtt) => dialled?,
+        };
+        let (outcome, told) = oneshot::channel();
+        let dialled = Dialled { connection, dialler, deadline, outcome };
+        if attaches.send(Attach::Dialled(Box::new(dialled))).await.is_err() {
+            return Ok(());
+        }
+        // Dropped unsaid if the session has ended.
+        told.await.unwrap_or(Ok(()))
+    }
+
+    fn gave_up(&self) -> SessionError {
+        SessionError::GaveUp { outage: elapsed(self.began), last: self.last.clone() }
+    }
+}

@@ -1,0 +1,440 @@
+//! Settings. Setters cannot fail; what does not fit together is refused once,
+//! when a client or server is made.
+
+use std::fmt;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::ConfigError;
+use crate::proto::PIPE_SHARE;
+use crate::tls::{ClientTls, ServerTls};
+use crate::wire::Parameters;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// What both ends of a session have in common.
+///
+/// ```
+/// # use std::time::Duration;
+/// let mut config = evermux::SessionConfig::default();
+/// config.replay_capacity(1 << 20).probe_interval(Duration::from_secs(2));
+/// ```
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    max_pipes: u64,
+    pub(crate) replay_capacity: u64,
+    pub(crate) replay_budget: u64,
+    pub(crate) probe_interval: Duration,
+    pub(crate) probe_timeout: Duration,
+    idle_timeout: Duration,
+    stream_window: u64,
+    send_window: u64,
+    initial_streams: u64,
+    socket_buffer: usize,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            max_pipes: 1024,
+            replay_capacity: 16 * MIB,
+            replay_budget: 64 * MIB,
+            probe_interval: Duration::from_secs(5),
+            probe_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(120),
+            stream_window: 4 * MIB,
+            send_window: 8 * MIB,
+            initial_streams: 64,
+            socket_buffer: 4 << 20,
+        }
+    }
+}
+
+impl SessionConfig {
+    /// How many pipes that the *peer* opened may be live at a time. Default
+    /// 1,024. Its `open_pipe` fails beyond that.
+    pub fn max_pipes(&mut self, pipes: u64) -> &mut Self {
+        self.max_pipes = pipes;
+        self
+    }
+
+    /// How many bytes each pipe keeps for replay, at most: written here and not
+    /// yet read by the application on the other side. Default 16 MiB. At the
+    /// bound writes wait.
+    ///
+    /// This is also how far a writer can run ahead of its reader, so below the
+    /// bandwidth-delay product (bytes per second times round-trip seconds) it
+    /// limits throughput. Memory is taken as bytes are written.
+    pub fn replay_capacity(&mut self, bytes: u64) -> &mut Self {
+        self.replay_capacity = bytes;
+        self
+    }
+
+    /// How many bytes all pipes of a session keep together, beyond 64 KiB that
+    /// each has for itself. Default 64 MiB. At the bound writes of the pipes
+    /// that have used up their own 64 KiB wait.
+    ///
+    /// Worst case for a session: this + live pipes x 64 KiB. The same sum is
+    /// what this side is willing to hold unread for the peer, and the peer keeps
+    /// within it, so that a stopped reader never stops another pipe.
+    pub fn replay_budget(&mut self, bytes: u64) -> &mut Self {
+        self.replay_budget = bytes;
+        self
+    }
+
+    /// Client: how often the link is probed while pipes are open. Default 5 s,
+    /// below the 30 s after which many NATs forget a UDP flow; every second for
+    /// a while after something was written. Without pipes a quarter of the idle
+    /// timeout is enough.
+    pub fn probe_interval(&mut self, interval: Duration) -> &mut Self {
+        self.probe_interval = interval;
+        self
+    }
+
+    /// Client: how long a probe may go unanswered, with nothing else heard
+    /// either, until the link counts as lost and is dialled anew. Default 5 s.
+    pub fn probe_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.probe_timeout = timeout;
+        self
+    }
+
+    /// After how long without a packet QUIC itself gives a connection up.
+    /// Default 120 s; the lower of both sides' counts (RFC 9000 section 10.1).
+    /// Long, so that a short outage ends with the same connection going on:
+    /// liveness is decided by probes.
+    pub fn idle_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// How many bytes the peer may send ahead on each pipe. Default 4 MiB: 40
+    /// MB/s at 100 ms round-trip time.
+    pub fn stream_window(&mut self, bytes: u64) -> &mut Self {
+        self.stream_window = bytes;
+        self
+    }
+
+    /// How many bytes QUIC holds for sending until they are acknowledged by the
+    /// peer's QUIC, in all pipes. Default 8 MiB.
+    pub fn send_window(&mut self, bytes: u64) -> &mut Self {
+        self.send_window = bytes;
+        self
+    }
+
+    /// How many pipe streams the peer may open on a new connection at once.
+    /// Default 64. The limit grows with use up to `max_pipes`; each allowed
+    /// stream costs some 70 bytes.
+    pub fn initial_streams(&mut self, streams: u64) -> &mut Self {
+        self.initial_streams = streams;
+        self
+    }
+
+    /// The size asked for of the socket's send and receive buffers, in bytes.
+    /// Default 4 MiB; the system may grant less (`net.core.rmem_max` on Linux).
+    pub fn socket_buffer(&mut self, bytes: usize) -> &mut Self {
+        self.socket_buffer = bytes;
+        self
+    }
+
+    /// What we are willing to hold unread in all: the peer's replay budget and
+    /// every pipe's own share, if its settings are ours.
+    fn receive_budget(&self) -> u64 {
+        self.replay_budget.saturating_add(self.max_pipes.saturating_mul(2 * PIPE_SHARE))
+    }
+
+    pub(crate) fn parameters(&self) -> Parameters {
+        Parameters {
+            max_pipes: self.max_pipes,
+            replay_capacity: self.replay_capacity,
+            receive_budget: self.receive_budget(),
+        }
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        Transport {
+            idle_timeout: self.idle_timeout,
+            stream_window: self.stream_window,
+            // Headers and the control stream come on top of pipe bytes.
+            receive_window: self.receive_budget().saturating_add(MIB),
+            send_window: self.send_window,
+            // The control stream is one of them.
+            initial_streams: self.initial_streams + 1,
+            socket_buffer: self.socket_buffer,
+        }
+    }
+
+    pub(crate) fn initial_stream_limit(&self) -> u64 {
+        self.initial_streams + 1
+    }
+
+    /// How often to probe while no pipe is open.
+    pub(crate) fn idle_probe_interval(&self) -> Duration {
+        self.probe_interval.max(self.idle_timeout / 4)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        bounds("max_pipes", self.max_pipes, 1, 1 << 20)?;
+        bounds("replay_capacity", self.replay_capacity, KIB, 1 << 40)?;
+        bounds("replay_budget", self.replay_budget, 0, 1 << 40)?;
+        bounds("stream_window", self.stream_window, KIB, 1 << 40)?;
+        bounds("send_window", self.send_window, KIB, 1 << 40)?;
+        bounds("initial_streams", self.initial_streams, 1, 1 << 20)?;
+        let probe = self.probe_interval.saturating_add(self.probe_timeout);
+        if probe >= self.idle_timeout {
+            return Err(ConfigError::ProbeAboveIdle { probe, idle: self.idle_timeout });
+        }
+        bounds("probe_interval in ms", self.probe_interval.as_millis() as u64, 10, u64::MAX)?;
+        bounds("probe_timeout in ms", self.probe_timeout.as_millis() as u64, 10, u64::MAX)
+    }
+}
+
+/// The part of the settings that QUIC gets.
+#[derive(Clone, Debug)]
+pub(crate) struct Transport {
+    pub(crate) idle_timeout: Duration,
+    pub(crate) stream_window: u64,
+    pub(crate) receive_window: u64,
+    pub(crate) send_window: u64,
+    pub(crate) initial_streams: u64,
+    pub(crate) socket_buffer: usize,
+}
+
+/// When a client tries again after it has lost its connection.
+///
+/// The first attempt comes at once. Later ones wait between zero and a bound
+/// that doubles from `first` to `max` (exponential backoff with full jitter).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReconnectPolicy {
+    pub(crate) first: Duration,
+    pub(crate) max: Duration,
+    pub(crate) give_up_after: Option<Duration>,
+}
+
+impl Default for ReconnectPolicy {
+    /// From 100 ms to 10 s, without end.
+    fn default() -> Self {
+        Self::exponential(Duration::from_millis(100), Duration::from_secs(10))
+    }
+}
+
+impl ReconnectPolicy {
+    /// Backoff between these bounds, without end.
+    pub fn exponential(first: Duration, max: Duration) -> Self {
+        Self { first, max, give_up_after: None }
+    }
+
+    /// Ends the session with [`SessionError::GaveUp`](crate::SessionError::GaveUp)
+    /// once an outage has lasted so long.
+    pub fn give_up_after(mut self, outage: Duration) -> Self {
+        self.give_up_after = Some(outage);
+        self
+    }
+
+    /// Never reconnects: a lost connection ends the session.
+    pub fn never() -> Self {
+        Self::default().give_up_after(Duration::ZERO)
+    }
+}
+
+/// A hook that may supply new addresses at each attempt.
+pub(crate) type AddressHook =
+    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<SocketAddr>> + Send>> + Send + Sync>;
+
+/// Settings of a [`Client`](crate::Client).
+#[derive(Clone)]
+pub struct ClientConfig {
+    pub(crate) tls: ClientTls,
+    pub(crate) session: SessionConfig,
+    pub(crate) reconnect: ReconnectPolicy,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) local_ip: Option<IpAddr>,
+    pub(crate) addresses: Option<AddressHook>,
+}
+
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig")
+            .field("tls", &self.tls)
+            .field("session", &self.session)
+            .field("reconnect", &self.reconnect)
+            .field("attempt_timeout", &self.attempt_timeout)
+            .field("local_ip", &self.local_ip)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientConfig {
+    /// Default settings with this trust and identity.
+    pub fn new(tls: ClientTls) -> Self {
+        Self {
+            tls,
+            session: SessionConfig::default(),
+            reconnect: ReconnectPolicy::default(),
+            attempt_timeout: Duration::from_secs(10),
+            local_ip: None,
+            addresses: None,
+        }
+    }
+
+    /// Settings of every session.
+    pub fn session(&mut self, session: SessionConfig) -> &mut Self {
+        self.session = session;
+        self
+    }
+
+    /// When to try again after a connection is lost.
+    pub fn reconnect(&mut self, policy: ReconnectPolicy) -> &mut Self {
+        self.reconnect = policy;
+        self
+    }
+
+    /// How long one attempt may take, over all addresses, until the session is
+    /// attached. Default 10 s. Below three round trips of the worst network
+    /// nothing gets through.
+    pub fn attempt_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.attempt_timeout = timeout;
+        self
+    }
+
+    /// The local address to dial from. Default: whatever the system chooses.
+    pub fn local_ip(&mut self, ip: IpAddr) -> &mut Self {
+        self.local_ip = Some(ip);
+        self
+    }
+
+    /// A hook that is asked for addresses at each attempt, in order of
+    /// preference; they come before those that the target's name has. For
+    /// servers that move, or discovery of one's own.
+    ///
+    /// It has a share of the attempt's time; what it has not supplied within
+    /// half of it is done without.
+    pub fn addresses<F, Fut>(&mut self, hook: F) -> &mut Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Vec<SocketAddr>> + Send + 'static,
+    {
+        self.addresses = Some(Arc::new(move || Box::pin(hook())));
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let attempt = self.attempt_timeout.as_millis() as u64;
+        bounds("attempt_timeout in ms", attempt, 10, u64::MAX)?;
+        self.session.check()
+    }
+}
+
+/// Settings of a [`Server`](crate::Server).
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    pub(crate) tls: ServerTls,
+    pub(crate) session: SessionConfig,
+    pub(crate) limits: Limits,
+    pub(crate) linger: Duration,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) stable_key: Option<[u8; 32]>,
+}
+
+impl ServerConfig {
+    /// Default settings with this identity.
+    pub fn new(tls: ServerTls) -> Self {
+        Self {
+            tls,
+            session: SessionConfig::default(),
+            limits: Limits::default(),
+            linger: Duration::from_secs(24 * 3600),
+            handshake_timeout: Duration::from_secs(10),
+            stable_key: None,
+        }
+    }
+
+    /// Settings of every session.
+    pub fn session(&mut self, session: SessionConfig) -> &mut Self {
+        self.session = session;
+        self
+    }
+
+    /// Limits of the server as a whole.
+    pub fn limits(&mut self, limits: Limits) -> &mut Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How long a session without a connection is kept. Default 24 hours. Then
+    /// it ends with [`SessionError::Expired`](crate::SessionError::Expired), and
+    /// its memory comes back.
+    pub fn linger(&mut self, linger: Duration) -> &mut Self {
+        self.linger = linger;
+        self
+    }
+
+    /// How long a new connection may take until it has said what it wants.
+    /// Default 10 s.
+    pub fn handshake_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.handshake_timeout = timeout;
+        self
+    }
+
+    /// The secret from which the keys of stateless resets and connection ids
+    /// are derived, by which clients learn at once that the server was
+    /// restarted. Default: derived from the TLS private key, which is as stable.
+    pub fn stable_key(&mut self, key: [u8; 32]) -> &mut Self {
+        self.stable_key = Some(key);
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        bounds("max_sessions", self.limits.max_sessions.into(), 1, u32::MAX.into())?;
+        bounds("max_handshakes", self.limits.max_handshakes.into(), 1, 1 << 20)?;
+        self.session.check()
+    }
+}
+
+/// Limits of a server as a whole.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub(crate) max_sessions: u32,
+    pub(crate) max_handshakes: u32,
+    pub(crate) replay_budget: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_sessions: 10_000, max_handshakes: 256, replay_budget: GIB }
+    }
+}
+
+impl Limits {
+    /// How many sessions there may be, attached or not. Default 10,000. A
+    /// newcomer is refused with `OVERLOADED`.
+    pub fn max_sessions(&mut self, sessions: u32) -> &mut Self {
+        self.max_sessions = sessions;
+        self
+    }
+
+    /// How many connections may be in their handshake at a time, and how many
+    /// new sessions may wait for the application to accept them. Default 256.
+    pub fn max_handshakes(&mut self, handshakes: u32) -> &mut Self {
+        self.max_handshakes = handshakes;
+        self
+    }
+
+    /// How many bytes all sessions keep for replay together, beyond 64 KiB for
+    /// each pipe. Default 1 GiB. At the bound writers wait.
+    pub fn replay_budget(&mut self, bytes: u64) -> &mut Self {
+        self.replay_budget = bytes;
+        self
+    }
+}
+
+fn bounds(setting: &'static str, value: u64, min: u64, max: u64) -> Result<(), ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::OutOfBounds { setting, value, min, max })
+}

@@ -1,0 +1,536 @@
+//! An attached connection: control frames, streams, probes.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::task::JoinSet;
+
+use super::{Driver, LinkEnd};
+use crate::clock::{self, Instant, sleep_until};
+use crate::code::CloseCode;
+use crate::config::SessionConfig;
+use crate::control::{ControlError, ControlReader, ControlWriter};
+use crate::error::SessionError;
+use crate::id::{Epoch, Side};
+use crate::misbehaved::PeerMisbehaved;
+use crate::pipe::{PipeShared, Wants};
+use crate::proto::{Accepted, Located, Outgoing};
+use crate::quic::{Connection, Dialler, RecvStream, SendStream};
+use crate::session::SessionShared;
+use crate::wire::{ACK_ENTRIES_MAX, Ack, Close, DecodeError, Frame, Header};
+
+/// How long an ack that is not urgent waits for company. QUIC delays its own as
+/// long by default (RFC 9000 section 18.2, max_ack_delay).
+const ACK_DELAY: Duration = Duration::from_millis(25);
+
+/// Most bytes of a stream read at a time while its header is awaited.
+const HEADER_READ: usize = 64 * 1024;
+
+/// Free streams that the peer is kept supplied with.
+const STREAM_HEADROOM: u64 = 32;
+
+/// How often the link is probed for a while after something was written: bytes
+/// wait, and somebody may notice.
+const BUSY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For so many intervals.
+const BUSY_PROBES: u32 = 10;
+
+/// A stream whose header has come, with what came after it.
+type Begun = (SendStream, RecvStream, Header, Bytes);
+
+/// An attached connection.
+pub(super) struct Link {
+    pub(super) connection: Connection,
+    pub(super) epoch: Epoch,
+    /// Client: the socket, kept for the farewell.
+    pub(super) dialler: Option<Dialler>,
+    reader: ControlReader,
+    writer: ControlWriter,
+    /// Replays under way; one task for each pipe that has something to catch up
+    /// with. Dropped with the link.
+    pumps: JoinSet<()>,
+    /// Streams whose header is not complete; bounded by the peer's stream limit.
+    begin: JoinSet<Result<Option<Begun>, DecodeError>>,
+    /// Pipes that wait for a stream: the peer's limit allows no more now.
+    opening: VecDeque<Arc<PipeShared>>,
+    /// How many streams the peer may have open.
+    streams: u64,
+    remote_addr: SocketAddr,
+    acks_due: Option<Instant>,
+    probe: Probe,
+    /// Everything is settled and `Close` was sent.
+    close_sent: bool,
+}
+
+impl Link {
+    pub(super) fn new(
+        connection: Connection,
+        epoch: Epoch,
+        reader: ControlReader,
+        writer: ControlWriter,
+        streams: u64,
+    ) -> Self {
+        Self {
+            remote_addr: connection.remote_addr(),
+            connection,
+            epoch,
+            dialler: None,
+            reader,
+            writer,
+            pumps: JoinSet::new(),
+            begin: JoinSet::new(),
+            opening: VecDeque::new(),
+            streams,
+            acks_due: None,
+            probe: Probe::default(),
+            close_sent: false,
+        }
+    }
+
+    /// Has `pipe` get a stream in its turn.
+    pub(super) fn open(&mut self, pipe: Arc<PipeShared>) {
+        self.opening.push_back(pipe);
+    }
+
+    /// Queues a control frame.
+    pub(super) fn queue(&mut self, frame: &Frame) {
+        self.writer.queue(frame);
+    }
+
+    /// Lets the peer have so many pipes, and some more.
+    pub(super) fn expect_streams(&mut self, pipes: u64, max_pipes: u64) {
+        // The control stream is one; the headroom lets streams overlap whose
+        // pipes are done while QUIC still waits for their last packets.
+        let most = max_pipes + 1 + STREAM_HEADROOM;
+        let wanted = (pipes + 1 + STREAM_HEADROOM).min(most);
+        if wanted > self.streams {
+            self.streams = wanted.max(self.streams * 2).min(most);
+            self.connection.set_max_streams(self.streams);
+        }
+    }
+
+    fn pump(&mut self, pipe: Arc<PipeShared>) {
+        let epoch = self.epoch;
+        self.pumps.spawn(async move {
+            std::future::poll_fn(|cx| pipe.poll_pump(cx, epoch)).await;
+        });
+    }
+}
+
+impl Driver {
+    /// Runs an attached connection until it is over.
+    pub(super) async fn run_attached(&mut self, link: &mut Link) -> LinkEnd {
+        let shared = self.shared.clone();
+        // What came while nothing was attached.
+        shared.host.wake.notify_one();
+        loop {
+            if let Err(end) = self.after_step(link) {
+                return end;
+            }
+            let timer = self.next_timer(link);
+            let step = tokio::select! {
+                biased;
+                lost = link.connection.closed() => Err(LinkEnd::Lost(lost)),
+                attach = self.attaches.recv() => match attach {
+                    Some(attach) => Err(LinkEnd::Attach(attach)),
+                    None => Err(LinkEnd::Ended(super::abandoned())),
+                },
+                () = sleep_until(timer) => self.on_timer(link),
+                () = shared.host.wake.notified() => self.on_wake(link),
+                flushed = link.writer.flush(), if !link.writer.is_empty() => {
+                    // If the stream is gone, so is the connection.
+                    if flushed.is_err() { std::future::pending::<()>().await }
+                    Ok(())
+                }
+                frame = link.reader.next(), if !link.writer.is_backed_up() => match frame {
+                    Ok(frame) => self.on_frame(link, frame),
+                    Err(ControlError::Misbehaved(misbehaved)) => Err(misbehaved.into()),
+                    Err(ControlError::Gone) => {
+                        Err(LinkEnd::Lost(control_gone(link).await))
+                    }
+                },
+                Some(_) = link.pumps.join_next(), if !link.pumps.is_empty() => Ok(()),
+                Some(begun) = link.begin.join_next(), if !link.begin.is_empty() => match begun {
+                    Ok(begun) => self.on_begun(link, begun),
+                    // It was cancelled or has panicked; the stream is gone.
+                    Err(_) => Ok(()),
+                },
+                stream = link.connection.open_bi(), if !link.opening.is_empty() => match stream {
+                    Ok(stream) => self.on_opened(link, stream),
+                    Err(lost) => Err(LinkEnd::Lost(lost)),
+                },
+                stream = link.connection.accept_bi() => match stream {
+                    Ok((send, recv)) => self.on_stream(link, send, recv),
+                    Err(lost) => Err(LinkEnd::Lost(lost)),
+                },
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    /// Looks after things that any step may have changed.
+    fn after_step(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
+        let remote_addr = link.connection.remote_addr();
+        if remote_addr != link.remote_addr {
+            link.remote_addr = remote_addr;
+            self.shared.set_migrated(link.epoch, remote_addr);
+        }
+        if self.draining && !link.close_sent {
+            let settled = self.shared.table().pipes.values().all(|pipe| pipe.is_settled());
+            if settled {
+                link.close_sent = true;
+                self.close_sent = true;
+                let close = Close { code: CloseCode::DONE, reason: Bytes::new() };
+                link.writer.queue(&Frame::Close(close));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_wake(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
+        if let Some(end) = self.take_requests(Some(link.epoch)) {
+            return Err(end);
+        }
+        let due = self.shared.host.take_due(false);
+        if let Some(misbehaved) = due.misbehaved {
+            return Err(misbehaved.into());
+        }
+        if link.acks_due.is_none() && self.shared.host.has_later() {
+            link.acks_due = Some(clock::now() + ACK_DELAY);
+        }
+        self.visit(link, &due.now, false);
+        Ok(())
+    }
+
+    /// Sends what these pipes have to say, and does what they want done.
+    fn visit(&mut self, link: &mut Link, pipes: &[Arc<PipeShared>], later: bool) {
+        let mut acks = Vec::new();
+        let mut outgoing = Vec::new();
+        for pipe in pipes {
+            let wants = pipe.visit(later, &mut outgoing);
+            for frame in outgoing.drain(..) {
+                match frame {
+                    Outgoing::Ack(ack) => acks.push(ack),
+                    Outgoing::Reset(reset) => link.writer.queue(&Frame::Reset(reset)),
+                    Outgoing::Stop(stop) => link.writer.queue(&Frame::Stop(stop)),
+                }
+            }
+            self.serve(link, pipe, wants);
+        }
+        for acks in acks.chunks(ACK_ENTRIES_MAX) {
+            link.writer.queue(&Frame::Acks(acks.to_vec()));
+        }
+    }
+
+    /// Does what a pipe wants done.
+    pub(super) fn serve(&self, link: &mut Link, pipe: &Arc<PipeShared>, wants: Wants) {
+        if wants.retire {
+            self.shared.retire(pipe.id());
+        }
+        if wants.stream {
+            link.open(pipe.clone());
+        }
+        if wants.pump {
+            link.pump(pipe.clone());
+        }
+    }
+
+    fn next_timer(&self, link: &Link) -> Option<Instant> {
+        let probe = (self.shared.side == Side::Client).then(|| link.probe.deadline());
+        // Acks wait while the peer does not take what was queued before.
+        let acks = link.acks_due.filter(|_| !link.writer.is_backed_up());
+        [acks, probe].into_iter().flatten().min()
+    }
+
+    fn on_timer(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
+        let now = clock::now();
+        if link.acks_due.is_some_and(|due| due <= now) {
+            self.send_acks(link);
+        }
+        if self.shared.side == Side::Client {
+            match link.probe.on_timer(now, &self.config, &link.connection, &self.shared) {
+                ProbeStep::Wait => {}
+                ProbeStep::Send(number) => {
+                    self.send_acks(link);
+                    link.writer.queue(&Frame::Ping(number));
+                }
+                ProbeStep::Dead => return Err(LinkEnd::Unresponsive),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all acks that are due in any way.
+    fn send_acks(&mut self, link: &mut Link) {
+        link.acks_due = None;
+        let due = self.shared.host.take_due(true);
+        if let Some(misbehaved) = due.misbehaved {
+            self.shared.host.report(misbehaved);
+        }
+        self.visit(link, &due.now, false);
+        self.visit(link, &due.later, true);
+    }
+
+    fn on_frame(&mut self, link: &mut Link, frame: Frame) -> Result<(), LinkEnd> {
+        self.confirmed = true;
+        match frame {
+            Frame::Acks(acks) => {
+                for ack in acks {
+                    self.on_ack(link, ack)?;
+                }
+            }
+            Frame::Reset(reset) => match self.locate(reset.pipe)? {
+                Ok(pipe) => pipe.on_reset(reset.code, reset.offset)?,
+                Err(Located::Gone) => {}
+                Err(Located::Early) => {
+                    let mut table = self.shared.table();
+                    let replies =
+                        table.core.on_early_reset(reset.pipe, reset.code, reset.offset)?;
+                    replies.iter().for_each(|reply| link.writer.queue(reply));
+                }
+            },
+            Frame::Stop(stop) => match self.locate(stop.pipe)? {
+                Ok(pipe) => pipe.on_stop(stop.code, stop.offset)?,
+                Err(Located::Gone) => {}
+                Err(Located::Early) => {
+                    let replies = self.shared.table().core.on_early_stop(stop.pipe, stop.code)?;
+                    replies.iter().for_each(|reply| link.writer.queue(reply));
+                }
+            },
+            Frame::Ping(number) => {
+                self.send_acks(link);
+                link.writer.queue(&Frame::Pong(number));
+            }
+            Frame::Pong(number) => link.probe.on_pong(number),
+            Frame::Close(close) => {
+                return Err(LinkEnd::Ended(SessionError::PeerClosed {
+                    code: close.code,
+                    reason: close.reason,
+                }));
+            }
+            Frame::Unknown(kind) => tracing::debug!(kind, "skipped a frame of unknown type"),
+            frame => return Err(PeerMisbehaved::UnexpectedFrame { frame: frame.name() }.into()),
+        }
+        Ok(())
+    }
+
+    fn on_ack(&mut self, link: &mut Link, ack: Ack) -> Result<(), PeerMisbehaved> {
+        match self.locate(ack.pipe)? {
+            Ok(pipe) => {
+                let wants = pipe.on_ack(ack.offset, ack.done)?;
+                self.serve(link, &pipe, wants);
+                Ok(())
+            }
+            Err(Located::Gone) => Ok(()),
+            // Nothing was ever written to it.
+            Err(Located::Early) => Err(PeerMisbehaved::NoSuchPipe { pipe: ack.pipe }),
+        }
+    }
+
+    /// The live pipe of that name, or what became of it.
+    fn locate(
+        &self,
+        id: crate::PipeId,
+    ) -> Result<Result<Arc<PipeShared>, Located>, PeerMisbehaved> {
+        match self.shared.pipe(id) {
+            Some(pipe) => Ok(Ok(pipe)),
+            None => self.shared.table().core.locate(id).map(Err),
+        }
+    }
+
+    /// A stream for the pipe that waits longest.
+    fn on_opened(
+        &mut self,
+        link: &mut Link,
+        stream: (SendStream, RecvStream),
+    ) -> Result<(), LinkEnd> {
+        while let Some(pipe) = link.opening.pop_front() {
+            if pipe.is_opening() {
+                pipe.attach(link.epoch, stream, None)?;
+                let wants = pipe.look();
+                self.serve(link, &pipe, wants);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer has opened a stream.
+    fn on_stream(
+        &mut self,
+        link: &mut Link,
+        send: SendStream,
+        recv: RecvStream,
+    ) -> Result<(), LinkEnd> {
+        // The header is nearly always there already.
+        let mut begin: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(begin(send, recv));
+        match begin.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(begun) => self.on_begun(link, begun),
+            Poll::Pending => {
+                link.begin.spawn(begin);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_begun(
+        &mut self,
+        link: &mut Link,
+        begun: Result<Option<Begun>, DecodeError>,
+    ) -> Result<(), LinkEnd> {
+        self.confirmed = true;
+        let Some((send, recv, header, ahead)) = begun.map_err(PeerMisbehaved::from)? else {
+            // Given up before its header came: the control stream says so.
+            return Ok(());
+        };
+        let (accepted, live, max) = {
+            let mut table = self.shared.table();
+            let accepted = table.core.on_header(&header, link.epoch)?;
+            (accepted, table.core.live_peer_pipes(), table.core.max_peer_pipes())
+        };
+        let pipe = match accepted {
+            Accepted::New(core) => {
+                let pipe = PipeShared::new(*core, self.shared.side, self.shared.host.clone());
+                link.expect_streams(live, max);
+                pipe.attach(link.epoch, (send, recv), Some((header.start, ahead)))?;
+                self.shared.arrive(pipe.clone());
+                pipe
+            }
+            Accepted::Known => match self.shared.pipe(header.pipe) {
+                Some(pipe) => {
+                    pipe.attach(link.epoch, (send, recv), Some((header.start, ahead)))?;
+                    pipe
+                }
+                // Done: dropping the stream refuses it, the tables say the rest.
+                None => return Ok(()),
+            },
+        };
+        self.visit(link, &[pipe], false);
+        Ok(())
+    }
+}
+
+/// Reads a stream up to the end of its header; `None` if the peer gave the
+/// stream up before.
+async fn begin(send: SendStream, mut recv: RecvStream) -> Result<Option<Begun>, DecodeError> {
+    let mut read = BytesMut::new();
+    loop {
+        let Ok(Some(chunk)) = recv.read_chunk(HEADER_READ).await else {
+            return Ok(None);
+        };
+        let mut bytes = if read.is_empty() {
+            chunk
+        } else {
+            read.extend_from_slice(&chunk);
+            read.split().freeze()
+        };
+        match Header::decode(&mut bytes)? {
+            Some(header) => return Ok(Some((send, recv, header, bytes))),
+            None => read.extend_from_slice(&bytes),
+        }
+    }
+}
+
+/// The peer ended the control stream: it is about to end the connection, or
+/// breaks the protocol.
+async fn control_gone(link: &Link) -> crate::quic::Lost {
+    match clock::until(clock::now() + super::GOODBYE, link.connection.closed()).await {
+        Some(lost) => lost,
+        None => crate::quic::Lost::Transport("the peer ended the control stream".into()),
+    }
+}
+
+/// Watches over the link with pings on the control stream (client).
+///
+/// A link is dead when a probe is unanswered for the probe timeout *and* no
+/// datagram at all has come since: an answer can be late on a busy link.
+#[derive(Debug, Default)]
+struct Probe {
+    number: u64,
+    outstanding: Option<Outstanding>,
+    next: Option<Instant>,
+    /// Intervals left in which the link is probed quickly.
+    busy: u32,
+    /// What `Totals::written` was at the last look.
+    written: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Outstanding {
+    deadline: Instant,
+    /// Datagrams received when it was sent.
+    received: u64,
+}
+
+enum ProbeStep {
+    Wait,
+    Send(u64),
+    Dead,
+}
+
+impl Probe {
+    /// The first probe goes out at once: it confirms the connection to the
+    /// server.
+    fn deadline(&self) -> Instant {
+        match (self.outstanding, self.next) {
+            (Some(outstanding), _) => outstanding.deadline,
+            (None, Some(next)) => next,
+            (None, None) => clock::now(),
+        }
+    }
+
+    fn on_timer(
+        &mut self,
+        now: Instant,
+        config: &SessionConfig,
+        connection: &Connection,
+        shared: &SessionShared,
+    ) -> ProbeStep {
+        let received = connection.datagrams_received();
+        if let Some(outstanding) = &mut self.outstanding {
+            if now < outstanding.deadline {
+                return ProbeStep::Wait;
+            }
+            if received == outstanding.received {
+                return ProbeStep::Dead;
+            }
+            // Something came: the answer may be behind a queue.
+            *outstanding = Outstanding { deadline: now + config.probe_timeout, received };
+            return ProbeStep::Wait;
+        }
+        if self.next.is_some_and(|next| now < next) {
+            return ProbeStep::Wait;
+        }
+        let written = shared.host.totals.written.load(Relaxed);
+        let waiting = shared.host.totals.kept.load(Relaxed) > 0;
+        self.busy = if written != self.written { BUSY_PROBES } else { self.busy.saturating_sub(1) };
+        self.written = written;
+        let interval = if shared.table().core.live_pipes() == 0 {
+            config.idle_probe_interval()
+        } else if waiting && self.busy > 0 {
+            config.probe_interval.min(BUSY_PROBE_INTERVAL)
+        } else {
+            config.probe_interval
+        };
+        self.next = Some(now + interval);
+        self.number += 1;
+        self.outstanding = Some(Outstanding { deadline: now + config.probe_timeout, received });
+        ProbeStep::Send(self.number)
+    }
+
+    fn on_pong(&mut self, number: u64) {
+        if number == self.number {
+            self.outstanding = None;
+        }
+    }
+}

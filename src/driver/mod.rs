@@ -1,0 +1,316 @@
+//! The one task of a session.
+//!
+//! It lives as long as the session does, attached or not:
+//!
+//! ```text
+//!             link lost, reconnect asked for
+//!   Attached ───────────────────────────────▶ Detached ──▶ ended: linger over,
+//!      ▲  │                                    │    ▲       gave up, refused
+//!      │  └── a newer connection (server) ──▶ resume ┘ failed, and may be
+//!      └──────────────────────────────────────┘         tried again
+//! ```
+//!
+//! - [`link`](self::link) runs an attached connection: control frames, streams,
+//!   probes.
+//! - [`resume`](self::resume) brings a new connection from the role (the
+//!   client's dialler, the server's accept loop) to attached.
+
+mod link;
+mod resume;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+pub(crate) use self::resume::{Attach, Dialled, Resumed};
+use crate::clock::{self, Instant, sleep_until};
+use crate::code::{CloseCode, LinkCode};
+use crate::config::SessionConfig;
+use crate::control::{ControlReader, ControlWriter};
+use crate::error::SessionError;
+use crate::event::{DetachCause, SessionEvent};
+use crate::id::{Epoch, Side};
+use crate::misbehaved::PeerMisbehaved;
+use crate::quic::{Connection, Dialler, Lost};
+use crate::session::SessionShared;
+use crate::wire::Close;
+use link::Link;
+
+/// How long the driver waits, after a session has ended here, for the peer to
+/// hear of it.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A session whose client has said nothing at all may be the leftover of a
+/// connection that died with our welcome on it: nobody has its token. It is
+/// kept for so long only.
+const UNCONFIRMED_LINGER: Duration = Duration::from_secs(30);
+
+/// New connections on their way to a driver. They are few, and a newer one
+/// makes the older ones moot.
+const ATTACH_BACKLOG: usize = 4;
+
+/// Called when the session has ended, before waiters are told.
+type OnEnd = Box<dyn FnOnce(&SessionError) + Send>;
+
+/// A session's task, before it runs.
+pub(crate) struct Driver {
+    shared: Arc<SessionShared>,
+    config: SessionConfig,
+    attaches: mpsc::Receiver<Attach>,
+    /// Server: how long to stay without a connection.
+    linger: Option<Duration>,
+    /// The peer has shown that it knows of the session.
+    confirmed: bool,
+    /// A graceful shutdown was asked for.
+    draining: bool,
+    /// What `close` was called with.
+    goodbye: Option<Close>,
+    /// `Close` was sent on some connection: the peer may have ended the session.
+    close_sent: bool,
+    on_end: Option<OnEnd>,
+}
+
+/// Why a link stopped running.
+#[derive(Debug)]
+enum LinkEnd {
+    Lost(Lost),
+    /// Nothing was heard for the time of a probe.
+    Unresponsive,
+    /// The application asked for another connection.
+    Reconnect,
+    /// A newer connection is here.
+    Attach(Attach),
+    Ended(SessionError),
+}
+
+impl From<PeerMisbehaved> for LinkEnd {
+    fn from(misbehaved: PeerMisbehaved) -> Self {
+        Self::Ended(misbehaved.into())
+    }
+}
+
+impl Driver {
+    /// The driver of a new session, and where its role brings new connections.
+    pub(crate) fn new(
+        shared: Arc<SessionShared>,
+        config: SessionConfig,
+        linger: Option<Duration>,
+        on_end: impl FnOnce(&SessionError) + Send + 'static,
+    ) -> (Self, mpsc::Sender<Attach>) {
+        let (sender, attaches) = mpsc::channel(ATTACH_BACKLOG);
+        let confirmed = shared.side == Side::Client;
+        let on_end = Some(Box::new(on_end) as OnEnd);
+        let driver = Self {
+            shared,
+            config,
+            attaches,
+            linger,
+            confirmed,
+            draining: false,
+            goodbye: None,
+            close_sent: false,
+            on_end,
+        };
+        (driver, sender)
+    }
+
+    /// Runs the session to its end, from its first connection on.
+    pub(crate) async fn run(
+        mut self,
+        connection: Connection,
+        dialler: Option<Dialler>,
+        reader: ControlReader,
+        writer: ControlWriter,
+    ) {
+        let epoch = Epoch::FIRST;
+        self.shared.emit(SessionEvent::Attached { epoch });
+        let streams = self.config.initial_stream_limit();
+        let mut first = Link::new(connection, epoch, reader, writer, streams);
+        first.dialler = dialler;
+        let mut link = Some(first);
+        loop {
+            let end = match &mut link {
+                Some(attached) => self.run_attached(attached).await,
+                None => self.run_detached().await,
+            };
+            let error = match end {
+                LinkEnd::Attach(attach) => match self.attach(&mut link, attach).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+                LinkEnd::Ended(error) => error,
+                end => match self.detach(&mut link, end) {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+            };
+            self.end(link.as_ref(), error).await;
+            return;
+        }
+    }
+
+    /// The link is down: fences, unless the way it ended is the session's end.
+    fn detach(&mut self, link: &mut Option<Link>, end: LinkEnd) -> Result<(), SessionError> {
+        let Some(old) = link else { return Ok(()) };
+        let (cause, code) = match end {
+            LinkEnd::Lost(lost) => (self.cause(old, lost)?, LinkCode::Detach),
+            LinkEnd::Unresponsive => (DetachCause::TimedOut, LinkCode::Detach),
+            LinkEnd::Reconnect => (DetachCause::Requested, LinkCode::Detach),
+            LinkEnd::Attach(_) => (DetachCause::Replaced, LinkCode::Replaced),
+            LinkEnd::Ended(error) => return Err(error),
+        };
+        self.fence(link, cause, code);
+        Ok(())
+    }
+
+    /// Lets go of the attached connection, if there is one.
+    fn fence(&self, link: &mut Option<Link>, cause: DetachCause, code: LinkCode) {
+        self.shared.fence();
+        if let Some(old) = link.take() {
+            old.connection.close(code, b"");
+            self.shared.set_detached(old.epoch, cause);
+        }
+    }
+
+    /// What the end of a connection means for the session.
+    fn cause(&self, link: &Link, lost: Lost) -> Result<DetachCause, SessionError> {
+        Ok(match lost {
+            Lost::TimedOut => DetachCause::TimedOut,
+            Lost::Reset => DetachCause::PeerReset,
+            Lost::Closed { code: LinkCode::Replaced, .. } => DetachCause::Replaced,
+            Lost::Closed { code: LinkCode::Detach, .. } => DetachCause::Requested,
+            Lost::Closed { code: LinkCode::Superseded, .. } => {
+                return Err(SessionError::Superseded { epoch: link.epoch });
+            }
+            Lost::Closed { code: LinkCode::SessionClosed, reason } => {
+                return Err(self.closed_by_peer(Close::from_reason(reason)));
+            }
+            Lost::Closed { code: LinkCode::Violation, reason } => {
+                let reason = String::from_utf8_lossy(&reason).into_owned();
+                return Err(SessionError::RejectedByPeer { reason });
+            }
+            Lost::Closed { code, .. } => {
+                DetachCause::Transport { reason: format!("closed by the peer ({code:?})") }
+            }
+            other => DetachCause::Transport { reason: other.to_string() },
+        })
+    }
+
+    /// The peer's application has closed the session, or confirms that ours
+    /// has.
+    fn closed_by_peer(&self, close: Close) -> SessionError {
+        if self.draining && close.code == CloseCode::DONE && close.reason.is_empty() {
+            return SessionError::LocallyClosed { code: CloseCode::DONE };
+        }
+        SessionError::PeerClosed { code: close.code, reason: close.reason }
+    }
+
+    /// Waits for a new connection, or for the session's end.
+    async fn run_detached(&mut self) -> LinkEnd {
+        let deadline = self.linger_deadline();
+        loop {
+            let shared = self.shared.clone();
+            tokio::select! {
+                biased;
+                attach = self.attaches.recv() => {
+                    return match attach {
+                        Some(attach) => LinkEnd::Attach(attach),
+                        // The role is gone, and with it every hope of a
+                        // connection.
+                        None => LinkEnd::Ended(abandoned()),
+                    };
+                }
+                () = sleep_until(deadline) => {
+                    let linger = self.linger.unwrap_or_default();
+                    return LinkEnd::Ended(SessionError::Expired { linger });
+                }
+                () = shared.host.wake.notified() => {
+                    if let Some(error) = self.take_requests(None) {
+                        match error {
+                            // Without a link there is nothing to give up.
+                            LinkEnd::Reconnect => {}
+                            end => return end,
+                        }
+                    }
+                    // Acks, resets and streams wait for the next connection,
+                    // whose attach looks at every pipe.
+                    self.look_at_due();
+                }
+            }
+        }
+    }
+
+    fn linger_deadline(&self) -> Option<Instant> {
+        let linger = self.linger?;
+        let linger = if self.confirmed { linger } else { linger.min(UNCONFIRMED_LINGER) };
+        // Far beyond any clock: never.
+        clock::now().checked_add(linger)
+    }
+
+    /// Marks pipes as looked at, so that they can be marked again.
+    fn look_at_due(&self) {
+        let due = self.shared.host.take_due(true);
+        due.now.iter().for_each(|pipe| pipe.clear_due());
+        due.later.iter().for_each(|pipe| pipe.clear_due());
+    }
+
+    /// What the application wants. `attached`: the epoch of the link.
+    fn take_requests(&mut self, attached: Option<Epoch>) -> Option<LinkEnd> {
+        let requests = self.shared.take_requests();
+        if let Some((code, reason)) = requests.close {
+            return Some(LinkEnd::Ended(self.close(code, reason)));
+        }
+        if self.shared.host.is_abandoned() && !self.draining {
+            return Some(LinkEnd::Ended(abandoned()));
+        }
+        self.draining |= requests.shutdown;
+        let reconnect = requests.reconnect.is_some_and(|given_up| attached == Some(given_up));
+        reconnect.then_some(LinkEnd::Reconnect)
+    }
+
+    fn close(&mut self, code: CloseCode, reason: bytes::Bytes) -> SessionError {
+        self.goodbye = Some(Close { code, reason });
+        SessionError::LocallyClosed { code }
+    }
+
+    /// The session is over: tells the peer, then everybody here.
+    async fn end(&mut self, link: Option<&Link>, error: SessionError) {
+        if let Some(link) = link {
+            let (code, reason) = self.last_words(&error);
+            link.connection.close(code, &reason);
+        }
+        if let Some(on_end) = self.on_end.take() {
+            on_end(&error);
+        }
+        self.shared.end(error);
+        if let Some(dialler) = link.and_then(|link| link.dialler.as_ref()) {
+            // The farewell is on its way once the endpoint is idle.
+            clock::until(clock::now() + GOODBYE, dialler.wait_idle()).await;
+        }
+        self.shared.set_finished();
+    }
+
+    /// How the end of the session is told to the peer.
+    fn last_words(&self, error: &SessionError) -> (LinkCode, Vec<u8>) {
+        match error {
+            SessionError::PeerMisbehaved(misbehaved) => {
+                (LinkCode::Violation, misbehaved.to_string().into_bytes())
+            }
+            SessionError::Superseded { .. } => (LinkCode::Superseded, Vec::new()),
+            _ => {
+                let code = match error {
+                    SessionError::LocallyClosed { code } => *code,
+                    _ => CloseCode::DONE,
+                };
+                let close = self.goodbye.clone();
+                let close = close.unwrap_or(Close { code, reason: bytes::Bytes::new() });
+                (LinkCode::SessionClosed, close.to_reason())
+            }
+        }
+    }
+}
+
+fn abandoned() -> SessionError {
+    SessionError::LocallyClosed { code: CloseCode::ABANDONED }
+}

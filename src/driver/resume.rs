@@ -1,0 +1,320 @@
+//! From a new connection to an attached one: the I/O of the resume exchange.
+//! What is said in it, and why in this order, is in `proto/resume.rs`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::link::Link;
+use super::{Driver, LinkEnd};
+use crate::clock::{self, Instant};
+use crate::code::{LinkCode, RefuseCode};
+use crate::control::{ControlError, ControlReader, ControlWriter};
+use crate::error::{DialError, SessionError};
+use crate::event::DetachCause;
+use crate::id::Epoch;
+use crate::misbehaved::PeerMisbehaved;
+use crate::pipe::PipeShared;
+use crate::proto::PeerTable;
+use crate::quic::{Connection, Dialler, Lost};
+use crate::wire::{Frame, Refused, Resume, SECRET_LEN};
+
+/// A new connection for a session, brought by its role.
+#[derive(Debug)]
+pub(crate) enum Attach {
+    /// Server: a client has come back. Its proof was checked and its table read
+    /// before the session was bothered.
+    Resumed(Box<Resumed>),
+    /// Client: a connection was dialled.
+    Dialled(Box<Dialled>),
+    /// Client: no more attempts.
+    GiveUp(SessionError),
+}
+
+/// A client's claim, complete.
+#[derive(Debug)]
+pub(crate) struct Resumed {
+    pub(crate) connection: Connection,
+    pub(crate) reader: ControlReader,
+    pub(crate) writer: ControlWriter,
+    pub(crate) resume: Resume,
+    pub(crate) exporter: [u8; SECRET_LEN],
+    pub(crate) table: PeerTable,
+}
+
+/// A connection to the server, with nothing said on it yet.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    pub(crate) connection: Connection,
+    pub(crate) dialler: Dialler,
+    /// When the attempt is over.
+    pub(crate) deadline: Instant,
+    /// Told whether the attempt came to anything, if it did not end the session.
+    pub(crate) outcome: oneshot::Sender<Result<(), DialError>>,
+}
+
+/// Why a claim came to nothing.
+enum ClaimFailed {
+    /// May be tried again.
+    Retry(DialError),
+    Final(SessionError),
+}
+
+impl From<PeerMisbehaved> for ClaimFailed {
+    fn from(misbehaved: PeerMisbehaved) -> Self {
+        Self::Final(misbehaved.into())
+    }
+}
+
+impl Driver {
+    /// Makes a new connection the attached one, if all goes well.
+    ///
+    /// # Errors
+    ///
+    /// The session ends.
+    pub(super) async fn attach(
+        &mut self,
+        link: &mut Option<Link>,
+        attach: Attach,
+    ) -> Result<(), SessionError> {
+        match attach {
+            Attach::Resumed(resumed) => self.attach_resumed(link, *resumed).await,
+            Attach::Dialled(dialled) => self.attach_dialled(link, *dialled).await,
+            Attach::GiveUp(error) => Err(error),
+        }
+    }
+
+    /// Server: check again, fence, measure, answer (P-14).
+    async fn attach_resumed(
+        &mut self,
+        link: &mut Option<Link>,
+        resumed: Resumed,
+    ) -> Result<(), SessionError> {
+        let Resumed { connection, reader, mut writer, resume, exporter, table } = resumed;
+        // Another resume may have been accepted since the first check.
+        let checked = {
+            let session = self.shared.table();
+            let checked = session.core.check(&resume, &exporter);
+            checked.map(|_| resume.holder != session.core.holder()).map_err(|code| Refused {
+                code,
+                attached: session.core.epoch().get(),
+                reason: Bytes::new(),
+            })
+        };
+        let takeover = match checked {
+            Ok(takeover) => takeover,
+            Err(refused) => {
+                connection.close(LinkCode::Refused, &refused.to_reason());
+                return Ok(());
+            }
+        };
+        let code = if takeover { LinkCode::Superseded } else { LinkCode::Replaced };
+        self.fence(link, DetachCause::Replaced, code);
+        let granted = {
+            let mut session = self.shared.table();
+            session.core.grant(&resume, &exporter)
+        };
+        let Ok(granted) = granted else {
+            // Checked above, and only this task grants.
+            connection.close(LinkCode::Detach, b"");
+            return Ok(());
+        };
+        writer.queue(&Frame::Resumed(granted));
+        for frame in self.measure() {
+            writer.queue(&frame);
+        }
+        self.confirmed = true;
+        let streams = self.config.initial_stream_limit();
+        let new = Link::new(connection, resume.epoch, reader, writer, streams);
+        *link = Some(self.adopt(new, &table)?);
+        Ok(())
+    }
+
+    /// Client: fence, measure, claim; attach when the answer is good.
+    async fn attach_dialled(
+        &mut self,
+        link: &mut Option<Link>,
+        dialled: Dialled,
+    ) -> Result<(), SessionError> {
+        let Dialled { connection, dialler, deadline, outcome } = dialled;
+        self.fence(link, DetachCause::Replaced, LinkCode::Replaced);
+        let shared = self.shared.clone();
+        let claimed = tokio::select! {
+            biased;
+            end = wait_for_end(self) => return Err(end),
+            claimed = clock::until(deadline, claim(&shared, &connection)) => claimed,
+        };
+        let failed = match claimed {
+            Some(Ok((epoch, reader, writer, table))) => {
+                let streams = self.config.initial_stream_limit();
+                let mut new = Link::new(connection, epoch, reader, writer, streams);
+                new.dialler = Some(dialler);
+                *link = Some(self.adopt(new, &table)?);
+                // The role may be gone; the session goes on.
+                let _ = outcome.send(Ok(()));
+                return Ok(());
+            }
+            Some(Err(ClaimFailed::Final(error))) => {
+                if let SessionError::PeerMisbehaved(misbehaved) = &error {
+                    connection.close(LinkCode::Violation, misbehaved.to_string().as_bytes());
+                }
+                // What we wanted to close is not there any more: as good.
+                return Err(match error {
+                    SessionError::UnknownSession if self.close_sent => {
+                        SessionError::LocallyClosed { code: crate::CloseCode::DONE }
+                    }
+                    error => error,
+                });
+            }
+            Some(Err(ClaimFailed::Retry(error))) => error,
+            None => {
+                DialError::Lost { reason: "the server did not answer the resume in time".into() }
+            }
+        };
+        connection.close(LinkCode::Detach, b"");
+        let _ = outcome.send(Err(failed));
+        Ok(())
+    }
+
+    /// Our table; only behind a fence.
+    fn measure(&self) -> Vec<Frame> {
+        measure(&self.shared)
+    }
+
+    /// Both tables are known: every pipe goes on where its reader stands.
+    fn adopt(&mut self, mut link: Link, table: &PeerTable) -> Result<Link, SessionError> {
+        let epoch = link.epoch;
+        let replies = self.shared.table().core.on_table(table)?;
+        replies.iter().for_each(|reply| link.queue(reply));
+        let mut replayed = 0;
+        let pipes = self.shared.pipes();
+        for pipe in &pipes {
+            replayed += pipe.on_resume(table.view(pipe.id()))?;
+        }
+        let (live, max) = {
+            let session = self.shared.table();
+            (session.core.live_peer_pipes(), session.core.max_peer_pipes())
+        };
+        link.expect_streams(live, max);
+        self.shared.set_attached(&link.connection, epoch);
+        // Those opened while the exchange was under way are looked at when they
+        // are due.
+        let mut pipes: Vec<(u64, Arc<PipeShared>)> =
+            pipes.into_iter().map(|pipe| (pipe.stats().kept, pipe)).collect();
+        // Small ones first: interactive pipes do not wait for bulk.
+        pipes.sort_by_key(|(kept, pipe)| (*kept, pipe.id()));
+        for (_, pipe) in pipes {
+            let wants = pipe.look();
+            self.serve(&mut link, &pipe, wants);
+        }
+        self.shared.set_resumed(&link.connection, epoch, replayed);
+        Ok(link)
+    }
+}
+
+/// Says who we are and where we stand, and reads where the server stands.
+async fn claim(
+    shared: &crate::session::SessionShared,
+    connection: &Connection,
+) -> Result<(Epoch, ControlReader, ControlWriter, PeerTable), ClaimFailed> {
+    let lost = |lost: Lost| lost_while_claiming(shared, lost);
+    let (send, recv) = connection.open_bi().await.map_err(lost)?;
+    let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
+    let exporter = connection.exporter().map_err(lost)?;
+    let (claim, resume) = shared.table().core.claim(exporter);
+    let epoch = resume.epoch;
+    writer.queue(&Frame::Resume(resume));
+    for frame in measure(shared) {
+        writer.queue(&frame);
+    }
+    let mut table = shared.table().core.expect_table();
+    let mut answered = false;
+    loop {
+        // A table larger than a window is written while the answer is read.
+        let frame = tokio::select! {
+            biased;
+            flushed = writer.flush(), if !writer.is_empty() => match flushed {
+                Ok(()) => continue,
+                Err(_) => Err(ControlError::Gone),
+            },
+            frame = reader.next() => frame,
+        };
+        match frame {
+            Ok(Frame::Resumed(answer)) if !answered => {
+                shared.table().core.on_resumed(&claim, &answer)?;
+                answered = true;
+            }
+            Ok(frame) if answered => {
+                if table.on_frame(frame)? {
+                    return Ok((epoch, reader, writer, table));
+                }
+            }
+            Ok(Frame::Unknown(_)) => {}
+            Ok(frame) => {
+                return Err(PeerMisbehaved::UnexpectedFrame { frame: frame.name() }.into());
+            }
+            Err(ControlError::Misbehaved(misbehaved)) => return Err(misbehaved.into()),
+            Err(ControlError::Gone) => return Err(lost(connection.closed().await)),
+        }
+    }
+}
+
+fn measure(shared: &crate::session::SessionShared) -> Vec<Frame> {
+    let positions = shared.pipes().iter().map(|pipe| pipe.measure()).collect();
+    shared.table().core.table(positions).into_frames().collect()
+}
+
+fn on_refused(shared: &crate::session::SessionShared, refused: &Refused) -> ClaimFailed {
+    let epoch = {
+        let mut table = shared.table();
+        table.core.on_refused(refused);
+        table.core.epoch()
+    };
+    match refused.code {
+        RefuseCode::UNKNOWN_SESSION => ClaimFailed::Final(SessionError::UnknownSession),
+        RefuseCode::SUPERSEDED => ClaimFailed::Final(SessionError::Superseded { epoch }),
+        code if code.is_retryable() => {
+            let reason = String::from_utf8_lossy(&refused.reason).into_owned();
+            ClaimFailed::Retry(DialError::Refused { code, reason })
+        }
+        code => ClaimFailed::Final(SessionError::Refused { code }),
+    }
+}
+
+/// The connection ended in the middle of the exchange. What the server has said
+/// on purpose counts; anything else may have been an accident.
+fn lost_while_claiming(shared: &crate::session::SessionShared, lost: Lost) -> ClaimFailed {
+    match lost {
+        Lost::Closed { code: LinkCode::Refused, reason } => match Refused::from_reason(reason) {
+            Ok(refused) => on_refused(shared, &refused),
+            Err(malformed) => ClaimFailed::Final(PeerMisbehaved::from(malformed).into()),
+        },
+        Lost::Closed { code: LinkCode::SessionClosed, reason } => {
+            let close = crate::wire::Close::from_reason(reason);
+            ClaimFailed::Final(SessionError::PeerClosed { code: close.code, reason: close.reason })
+        }
+        Lost::Closed { code: LinkCode::Violation, reason } => {
+            let reason = String::from_utf8_lossy(&reason).into_owned();
+            ClaimFailed::Final(SessionError::RejectedByPeer { reason })
+        }
+        Lost::Closed { code: LinkCode::Superseded, .. } => {
+            let epoch = shared.table().core.epoch();
+            ClaimFailed::Final(SessionError::Superseded { epoch })
+        }
+        other => ClaimFailed::Retry(DialError::Lost { reason: other.to_string() }),
+    }
+}
+
+/// Ready when the application ends the session.
+async fn wait_for_end(driver: &mut Driver) -> SessionError {
+    let shared = driver.shared.clone();
+    loop {
+        // Checked first: the wake-up may have been taken by somebody else.
+        if let Some(LinkEnd::Ended(error)) = driver.take_requests(None) {
+            return error;
+        }
+        shared.host.wake.notified().await;
+        driver.look_at_due();
+    }
+}

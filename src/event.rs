@@ -1,0 +1,160 @@
+//! What a user can watch: the state of the link, and what happens to it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use crate::clock::Instant;
+use crate::error::{DialError, SessionError};
+use crate::id::Epoch;
+
+/// Whether a session has a live connection right now.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum LinkState {
+    /// Bytes flow.
+    #[non_exhaustive]
+    Attached {
+        /// The epoch of the connection.
+        epoch: Epoch,
+        /// The peer's address.
+        remote_addr: SocketAddr,
+    },
+    /// No connection. Reads wait; writes go on until the replay buffer is full.
+    #[non_exhaustive]
+    Detached {
+        /// The epoch of the last connection.
+        epoch: Epoch,
+        /// Since when.
+        since: std::time::Instant,
+        /// Why the last connection ended.
+        cause: DetachCause,
+    },
+    /// The session has ended.
+    #[non_exhaustive]
+    Closed {
+        /// How.
+        error: SessionError,
+    },
+}
+
+impl LinkState {
+    /// Whether a connection is attached.
+    pub fn is_attached(&self) -> bool {
+        matches!(self, Self::Attached { .. })
+    }
+}
+
+/// Why a connection ended, where the session did not end with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DetachCause {
+    /// Nothing was heard from the peer for too long.
+    #[error("nothing was heard from the peer")]
+    TimedOut,
+    /// The peer has forgotten the connection, as after a restart.
+    #[error("the peer has forgotten the connection (stateless reset)")]
+    PeerReset,
+    /// A newer connection of the same client takes its place.
+    #[error("a newer connection takes its place")]
+    Replaced,
+    /// Asked for with [`Session::reconnect`](crate::Session::reconnect), here or
+    /// there.
+    #[error("a reconnect was asked for")]
+    Requested,
+    /// The peer's process dropped the connection, or QUIC found an error.
+    #[error("the connection failed: {reason}")]
+    Transport {
+        /// What QUIC said.
+        reason: String,
+    },
+}
+
+/// Something that happened to a session's link.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// The session's first connection is attached.
+    #[non_exhaustive]
+    Attached {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// The connection is lost; once for each epoch.
+    #[non_exhaustive]
+    Detached {
+        /// The epoch of the lost connection.
+        epoch: Epoch,
+        /// Why.
+        cause: DetachCause,
+    },
+    /// Client: an attempt to resume begins.
+    #[non_exhaustive]
+    Resuming {
+        /// 1 for the first attempt of an outage.
+        attempt: u32,
+        /// Why the attempt before failed.
+        last: Option<DialError>,
+    },
+    /// The session goes on, on a new connection.
+    #[non_exhaustive]
+    Resumed {
+        /// The epoch of the new connection.
+        epoch: Epoch,
+        /// How long there was no connection.
+        downtime: Duration,
+        /// Bytes that this side sends again, in all pipes.
+        replayed: u64,
+    },
+    /// The same connection goes on, from another address of the peer.
+    #[non_exhaustive]
+    Migrated {
+        /// The peer's new address.
+        remote_addr: SocketAddr,
+    },
+    /// The session has ended. The last event.
+    #[non_exhaustive]
+    Closed {
+        /// How.
+        error: SessionError,
+    },
+    /// This receiver was too slow: so many events were dropped for it.
+    #[non_exhaustive]
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
+}
+
+/// Events kept for a slow receiver: some ten outages' worth.
+pub(crate) const EVENT_BACKLOG: usize = 64;
+
+/// A stream of a session's events, from the moment it was made.
+///
+/// Bounded: a receiver that falls more than 64 events behind gets
+/// [`SessionEvent::Lagged`] in place of the oldest.
+#[derive(Debug)]
+pub struct Events(pub(crate) broadcast::Receiver<SessionEvent>);
+
+impl Events {
+    /// The next event; `None` after the session has ended and all were read.
+    ///
+    /// # Cancel safety
+    ///
+    /// No event is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<SessionEvent> {
+        match self.0.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                Some(SessionEvent::Lagged { missed })
+            }
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+/// How long ago `since` was.
+pub(crate) fn elapsed(since: Instant) -> Duration {
+    crate::clock::now().saturating_duration_since(since)
+}

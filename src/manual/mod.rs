@@ -1,0 +1,4 @@
+//! wip
+pub mod protocol {
+    //! wip
+}

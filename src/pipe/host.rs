@@ -1,0 +1,150 @@
+//! What the pipes of a session share with it: budgets, counters, and the list
+//! of pipes that the driver should look at.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::budget::SharedBudget;
+use super::shared::PipeShared;
+use crate::id::Epoch;
+use crate::misbehaved::PeerMisbehaved;
+
+/// The side of a session that its pipes see.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// Bytes that this session's pipes keep beyond their own share.
+    pub(crate) session_budget: SharedBudget,
+    /// The same for the whole server; clients have none.
+    pub(crate) server_budget: Option<Arc<SharedBudget>>,
+    pub(crate) totals: Totals,
+    /// Wakes the driver.
+    pub(crate) wake: Notify,
+    /// The epoch of the attached connection, 0 while there is none. Cleared
+    /// before the pipes are detached: a stream that comes too late is not
+    /// attached any more.
+    attached: AtomicU64,
+    due: Mutex<Due>,
+    /// Live [`Handle`]s: when there is none, nobody can use the session.
+    handles: AtomicUsize,
+}
+
+/// Sums over all pipes that ever were, in bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) written: AtomicU64,
+    pub(crate) read: AtomicU64,
+    pub(crate) replayed: AtomicU64,
+    /// Kept for replay right now.
+    pub(crate) kept: AtomicU64,
+}
+
+/// Pipes that the driver should look at; each at most once in each list.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    /// At once: an end, a reset, a full ack window, a stream to open or to pump.
+    pub(crate) now: Vec<Arc<PipeShared>>,
+    /// With the next batch of acks.
+    pub(crate) later: Vec<Arc<PipeShared>>,
+    /// A reader found the peer out.
+    pub(crate) misbehaved: Option<PeerMisbehaved>,
+}
+
+impl Host {
+    pub(crate) fn new(session_limit: u64, server_budget: Option<Arc<SharedBudget>>) -> Self {
+        Self {
+            session_budget: SharedBudget::new(session_limit),
+            server_budget,
+            totals: Totals::default(),
+            wake: Notify::new(),
+            attached: AtomicU64::new(0),
+            due: Mutex::new(Due::default()),
+            handles: AtomicUsize::new(0),
+        }
+    }
+
+    /// The connection of this epoch, or none, is the attached one from now on.
+    pub(crate) fn set_attached(&self, epoch: Option<Epoch>) {
+        self.attached.store(epoch.map_or(0, Epoch::get), Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_attached(&self, epoch: Epoch) -> bool {
+        self.attached.load(Ordering::SeqCst) == epoch.get()
+    }
+
+    /// Has the driver look at `pipe` at once.
+    pub(crate) fn due_now(&self, pipe: Arc<PipeShared>) {
+        self.lock().now.push(pipe);
+        self.wake.notify_one();
+    }
+
+    /// Has the driver look at `pipe` with the next batch of acks.
+    pub(crate) fn due_later(&self, pipe: Arc<PipeShared>) {
+        let first = {
+            let mut due = self.lock();
+            due.later.push(pipe);
+            due.later.len() == 1
+        };
+        if first {
+            // The driver sets its timer.
+            self.wake.notify_one();
+        }
+    }
+
+    /// A reader found that the peer broke the protocol.
+    pub(crate) fn report(&self, misbehaved: PeerMisbehaved) {
+        self.lock().misbehaved.get_or_insert(misbehaved);
+        self.wake.notify_one();
+    }
+
+    /// The pipes due now; with `later`, those due with the batch as well.
+    pub(crate) fn take_due(&self, later: bool) -> Due {
+        let mut due = self.lock();
+        Due {
+            now: std::mem::take(&mut due.now),
+            later: if later { std::mem::take(&mut due.later) } else { Vec::new() },
+            misbehaved: due.misbehaved.take(),
+        }
+    }
+
+    /// Whether a batch of acks waits for its time.
+    pub(crate) fn has_later(&self) -> bool {
+        !self.lock().later.is_empty()
+    }
+
+    /// Whether nobody holds the session or one of its pipes any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.handles.load(Ordering::Acquire) == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Due> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a session from being abandoned: each `Session` and each half of a pipe
+/// in the application's hands holds one.
+#[derive(Debug)]
+pub(crate) struct Handle(Arc<Host>);
+
+impl Handle {
+    pub(crate) fn new(host: &Arc<Host>) -> Self {
+        host.handles.fetch_add(1, Ordering::AcqRel);
+        Self(host.clone())
+    }
+}
+
+impl Clone for Handle {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.0.handles.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.wake.notify_one();
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! The binding to QUIC: the only file that names quinn.
+//!
+//! Thin wrappers that keep three promises which quinn's own types do not:
+//!
+//! - a dropped [`SendStream`] is reset, never finished, so that a cancelled
+//!   write cannot look like a complete message (quinn finishes, see quinn
+//!   issue 2411);
+//! - the end of a connection is told by what it means for a *session*
+//!   ([`Lost`]);
+//! - reads and writes can be polled with a `Bytes` chunk, without a copy.
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{ConnectionError, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::code::LinkCode;
+use crate::config::Transport;
+use crate::crypto::hmac_sha256;
+use crate::error::BindError;
+use crate::tls::{self, ClientTls, Fingerprint, ServerTls, TlsError};
+use crate::wire::SECRET_LEN;
+
+/// Why a connection is no more, as far as its session cares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Nothing was heard for the idle timeout (or the handshake's).
+    TimedOut,
+    /// A stateless reset: the peer has forgotten the connection, as after a
+    /// restart.
+    Reset,
+    /// The peer closed it on purpose.
+    Closed { code: LinkCode, reason: Bytes },
+    /// The TLS handshake failed.
+    Tls(TlsError),
+    /// No common version of QUIC.
+    Version,
+    /// The peer's QUIC stack refused the connection before the handshake.
+    Refused,
+    /// We closed it ourselves.
+    Local,
+    /// Anything else that QUIC can complain of.
+    Transport(String),
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Reset => f.write_str("the peer has forgotten the connection"),
+            Self::Closed { code, .. } => write!(f, "closed by the peer ({code:?})"),
+            Self::Tls(error) => write!(f, "TLS handshake failed: {error}"),
+            Self::Version => f.write_str("the peer speaks another version of QUIC"),
+            Self::Refused => f.write_str("the peer refuses connections"),
+            Self::Local => f.write_str("closed here"),
+            Self::Transport(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// The TLS alerts in QUIC's space of error codes (RFC 9001 section 4.8).
+const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
+
+/// CONNECTION_REFUSED (RFC 9000 section 20.1).
+const CONNECTION_REFUSED: u64 = 0x2;
+
+impl From<ConnectionError> for Lost {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::TimedOut => Self::TimedOut,
+            ConnectionError::Reset => Self::Reset,
+            ConnectionError::ApplicationClosed(close) => Self::Closed {
+                code: LinkCode::from_wire(close.error_code.into_inner()),
+                reason: close.reason,
+            },
+            ConnectionError::ConnectionClosed(close) => {
+                let code = u64::from(close.error_code);
+                let reason = String::from_utf8_lossy(&close.reason);
+                if CRYPTO_ERRORS.contains(&code) {
+                    Self::Tls(TlsError::from_alert(code as u8, &reason, true))
+                } else if code == CONNECTION_REFUSED {
+                    Self::Refused
+                } else {
+                    Self::Transport(format!("closed by the peer: {}", close.error_code))
+                }
+            }
+            ConnectionError::TransportError(error) => {
+                let code = u64::from(error.code);
+                if CRYPTO_ERRORS.contains(&code) {
+                    Self::Tls(TlsError::from_alert(code as u8, &error.reason, false))
+                } else {
+                    Self::Transport(error.to_string())
+                }
+            }
+            ConnectionError::VersionMismatch => Self::Version,
+            ConnectionError::LocallyClosed => Self::Local,
+            ConnectionError::CidsExhausted => Self::Transport(error.to_string()),
+        }
+    }
+}
+
+/// A stream is of no use any more; what that means is said elsewhere (the
+/// control stream, or the end of the connection).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamGone;
+
+/// Error code of RESET_STREAM and STOP_SENDING frames. It carries no meaning:
+/// ends of pipes travel on the control stream, where they survive the
+/// connection (P-11).
+const STREAM_CODE: VarInt = VarInt::from_u32(0);
+
+/// The sending side of a stream. Reset when dropped, unless finished.
+#[derive(Debug)]
+pub(crate) struct SendStream(quinn::SendStream);
+
+impl SendStream {
+    /// Hands `chunks` to the stream, from the front, without copying them, and
+    /// says how many bytes were taken.
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunks: &mut [Bytes],
+    ) -> Poll<Result<usize, StreamGone>> {
+        // Documented to be cancel-safe: nothing is lost if it is dropped.
+        let write = pin!(self.0.write_chunks(chunks));
+        write.poll(cx).map(|written| written.map(|w| w.bytes).map_err(|_| StreamGone))
+    }
+
+    /// Ends the stream after what was written.
+    pub(crate) fn finish(&mut self) {
+        // Fails only if the stream is finished or reset already.
+        let _ = self.0.finish();
+    }
+
+    /// Streams of higher priority are sent first; 0 is the default.
+    pub(crate) fn set_priority(&self, priority: i32) {
+        let _ = self.0.set_priority(priority);
+    }
+}
+
+impl Drop for SendStream {
+    fn drop(&mut self) {
+        // Not if it was finished and all of it acknowledged.
+        let _ = self.0.reset(STREAM_CODE);
+    }
+}
+
+/// The receiving side of a stream. Stopped when dropped, unless read to its
+/// end.
+#[derive(Debug)]
+pub(crate) struct RecvStream(quinn::RecvStream);
+
+impl RecvStream {
+    /// Copies bytes into `buf`, which is not empty; 0 at the end.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<Result<usize, StreamGone>> {
+        self.0.poll_read(cx, buf).map_err(|_| StreamGone)
+    }
+
+    /// The next chunk, of at most `max` bytes, without a copy; `None` at the
+    /// end.
+    pub(crate) fn poll_read_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<Result<Option<Bytes>, StreamGone>> {
+        // Documented to be cancel-safe.
+        let read = pin!(self.0.read_chunk(max, true));
+        read.poll(cx).map(|chunk| chunk.map(|c| c.map(|c| c.bytes)).map_err(|_| StreamGone))
+    }
+
+    /// As [`poll_read_chunk`](Self::poll_read_chunk).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if it is dropped.
+    pub(crate) async fn read_chunk(&mut self, max: usize) -> Result<Option<Bytes>, StreamGone> {
+        std::future::poll_fn(|cx| self.poll_read_chunk(cx, max)).await
+    }
+}
+
+/// A QUIC connection whose handshake is complete.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection(quinn::Connection);
+
+impl Connection {
+    pub(crate) async fn open_bi(&self) -> Result<(SendStream, RecvStream), Lost> {
+        let (send, recv) = self.0.open_bi().await?;
+        Ok((SendStream(send), RecvStream(recv)))
+    }
+
+    /// Opens a stream if the peer's limit allows one right now.
+    pub(crate) fn try_open_bi(&self) -> Option<(SendStream, RecvStream)> {
+        let open = pin!(self.0.open_bi());
+        match open.poll(&mut Context::from_waker(std::task::Waker::noop())) {
+            Poll::Ready(Ok((send, recv))) => Some((SendStream(send), RecvStream(recv))),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        }
+    }
+
+    pub(crate) async fn accept_bi(&self) -> Result<(SendStream, RecvStream), Lost> {
+        let (send, recv) = self.0.accept_bi().await?;
+        Ok((SendStream(send), RecvStream(recv)))
+    }
+
+    /// Allows the peer so many open streams at a time.
+    pub(crate) fn set_max_streams(&self, count: u64) {
+        self.0.set_max_concurrent_bi_streams(varint(count));
+    }
+
+    pub(crate) async fn closed(&self) -> Lost {
+        self.0.closed().await.into()
+    }
+
+    pub(crate) fn close(&self, code: LinkCode, reason: &[u8]) {
+        self.0.close(varint(code.to_wire()), reason);
+    }
+
+    pub(crate) fn remote_addr(&self) -> SocketAddr {
+        self.0.remote_address()
+    }
+
+    pub(crate) fn rtt(&self) -> Duration {
+        self.0.rtt()
+    }
+
+    /// Datagrams received so far: grows while the peer is alive and reachable.
+    pub(crate) fn datagrams_received(&self) -> u64 {
+        self.0.stats().udp_rx.datagrams
+    }
+
+    /// Keying material for proofs that are good on this connection only.
+    pub(crate) fn exporter(&self) -> Result<[u8; SECRET_LEN], Lost> {
+        let mut output = [0; SECRET_LEN];
+        match self.0.export_keying_material(&mut output, tls::EXPORTER_LABEL, b"") {
+            Ok(()) => Ok(output),
+            // Only before the handshake is complete.
+            Err(_) => Err(Lost::Transport("the TLS exporter is not ready".into())),
+        }
+    }
+
+    /// The public key that the peer has proved to hold, if it showed one.
+    pub(crate) fn peer_fingerprint(&self) -> Option<Fingerprint> {
+        tls::peer_fingerprint(self.0.peer_identity())
+    }
+}
+
+/// A client's socket: one for each dial, so that a broken path is not reused.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialler(quinn::Endpoint);
+
+impl Dialler {
+    /// A fresh socket of the family of `remote`.
+    pub(crate) fn bind(
+        local: Option<std::net::IpAddr>,
+        remote: SocketAddr,
+        transport: &Transport,
+    ) -> io::Result<Self> {
+        let any = match remote {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let local = local.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any);
+        let socket = udp_socket(SocketAddr::new(local, 0), transport.socket_buffer)?;
+        let config = quinn::EndpointConfig::default();
+        quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime)).map(Self)
+    }
+
+    pub(crate) async fn connect(
+        &self,
+        remote: SocketAddr,
+        server_name: &str,
+        config: &ClientQuic,
+        last_rtt: Option<Duration>,
+    ) -> Result<Connection, DialFailed> {
+        let mut quic = config.config.clone();
+        quic.transport_config(Arc::new(config.transport.to_quinn(last_rtt)));
+        let connecting =
+            self.0.connect_with(quic, remote, server_name).map_err(|error| match error {
+                quinn::ConnectError::InvalidServerName(name) => DialFailed::ServerName(name),
+                quinn::ConnectError::InvalidRemoteAddress(_) => DialFailed::Address,
+                other => DialFailed::Lost(Lost::Transport(other.to_string())),
+            })?;
+        connecting.await.map(Connection).map_err(|error| DialFailed::Lost(error.into()))
+    }
+
+    /// Waits until all connections have said goodbye.
+    pub(crate) async fn wait_idle(&self) {
+        self.0.wait_idle().await;
+    }
+}
+
+/// Why a dial came to nothing.
+#[derive(Clone, Debug)]
+pub(crate) enum DialFailed {
+    ServerName(String),
+    Address,
+    Lost(Lost),
+}
+
+/// What every dial of a client has in common: TLS state (so that tickets carry
+/// over) and transport settings.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientQuic {
+    config: quinn::ClientConfig,
+    transport: Transport,
+}
+
+impl ClientQuic {
+    pub(crate) fn new(tls: &ClientTls, transport: &Transport) -> Result<Self, TlsError> {
+        let crypto = QuicClientConfig::try_from(tls.config()?)
+            .map_err(|error| TlsError::Other(error.to_string()))?;
+        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        Ok(Self { config, transport: transport.clone() })
+    }
+}
+
+/// A server's socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Listener(quinn::Endpoint);
+
+/// How long a server's stateless resets are spaced: not at all. The check of
+/// connection ids against our key keeps strangers from provoking them, and with
+/// quinn's default (20 ms) a restarted server would need 20 s to tell 1,000
+/// clients.
+const RESET_INTERVAL: Duration = Duration::ZERO;
+
+impl Listener {
+    pub(crate) fn bind(
+        local: SocketAddr,
+        tls: &ServerTls,
+        stable_key: Option<[u8; 32]>,
+        max_sessions: u32,
+        transport: &Transport,
+    ) -> Result<Self, BindError> {
+        let crypto = QuicServerConfig::try_from(tls.config(max_sessions)?)
+            .map_err(|error| BindError::Tls(TlsError::Other(error.to_string())))?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        server.transport_config(Arc::new(transport.to_quinn(None)));
+
+        // A restarted server must recognise the connection ids of its former
+        // life and sign the resets that belong to them: both keys are stable.
+        let derive = |label: &[u8]| match &stable_key {
+            Some(key) => hmac_sha256(key, &[label]),
+            None => tls.stable_key(label),
+        };
+        let reset_key = ResetKey(derive(b"evermux stateless reset"));
+        let [a, b, c, d, e, f, g, h, ..] = derive(b"evermux connection id");
+        let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
+        endpoint
+            .cid_generator(move || {
+                Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key))
+            })
+            .min_reset_interval(RESET_INTERVAL);
+
+        let socket = udp_socket(local, transport.socket_buffer)
+            .map_err(|source| BindError::Socket { local, source: Arc::new(source) })?;
+        quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
+            .map(Self)
+            .map_err(|source| BindError::Socket { local, source: Arc::new(source) })
+    }
+
+    /// The next connection attempt; `None` once closed.
+    pub(crate) async fn accept(&self) -> Option<Attempt> {
+        self.0.accept().await.map(Attempt)
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    pub(crate) fn close(&self, code: LinkCode, reason: &[u8]) {
+        self.0.close(varint(code.to_wire()), reason);
+    }
+
+    pub(crate) async fn wait_idle(&self) {
+        self.0.wait_idle().await;
+    }
+}
+
+/// A connection attempt before any of its handshake was done.
+#[derive(Debug)]
+pub(crate) struct Attempt(quinn::Incoming);
+
+impl Attempt {
+    pub(crate) fn remote_addr(&self) -> SocketAddr {
+        self.0.remote_address()
+    }
+
+    pub(crate) fn refuse(self) {
+        self.0.refuse();
+    }
+
+    pub(crate) async fn accept(self) -> Result<Connection, Lost> {
+        Ok(Connection(self.0.accept()?.await?))
+    }
+}
+
+impl Transport {
+    fn to_quinn(&self, last_rtt: Option<Duration>) -> quinn::TransportConfig {
+        let mut config = quinn::TransportConfig::default();
+        config
+            .max_concurrent_bidi_streams(varint(self.initial_streams))
+            .max_concurrent_uni_streams(varint(0))
+            .stream_receive_window(varint(self.stream_window))
+            .receive_window(varint(self.receive_window))
+            .send_window(self.send_window)
+            .datagram_receive_buffer_size(None);
+        let idle = VarInt::from_u64(self.idle_timeout.as_millis() as u64).unwrap_or(VarInt::MAX);
+        config.max_idle_timeout(Some(idle.into()));
+        if let Some(rtt) = last_rtt {
+            // A lost first packet costs three times this guess; quinn's own is
+            // 333 ms.
+            config.initial_rtt((rtt * 3 / 2).clamp(INITIAL_RTT_MIN, INITIAL_RTT_MAX));
+        }
+        config
+    }
+}
+
+/// Bounds of the guessed round-trip time of a new connection. Below 25 ms
+/// nothing is gained; above 333 ms (RFC 9002 section 6.2.2) the guess may be a
+/// leftover of a congested moment.
+const INITIAL_RTT_MIN: Duration = Duration::from_millis(25);
+const INITIAL_RTT_MAX: Duration = Duration::from_millis(333);
+
+/// Signs stateless resets with HMAC-SHA-256.
+struct ResetKey([u8; 32]);
+
+impl quinn::crypto::HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.copy_from_slice(&hmac_sha256(&self.0, &[data]));
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn::crypto::CryptoError> {
+        let own = hmac_sha256(&self.0, &[data]);
+        if bool::from(subtle::ConstantTimeEq::ct_eq(&own[..], signature)) {
+            Ok(())
+        } else {
+            Err(quinn::crypto::CryptoError)
+        }
+    }
+}
+
+/// Values beyond a varint mean "no limit" in every place we use them.
+fn varint(value: u64) -> VarInt {
+    VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}
+
+fn udp_socket(local: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    // The system may allow less (net.core.rmem_max on Linux): no error.
+    let _ = socket.set_recv_buffer_size(buffer);
+    let _ = socket.set_send_buffer_size(buffer);
+    if local.is_ipv6() && local.ip().is_unspecified() {
+        // One socket for both families, where the system can.
+        let _ = socket.set_only_v6(false);
+    }
+    socket.bind(&local.into())?;
+    Ok(socket.into())
+}

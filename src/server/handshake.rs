@@ -1,0 +1,187 @@
+//! From a connection attempt to a new session or a returning client.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{Applicant, Incoming, ServerShared, refuse};
+use crate::clock;
+use crate::code::{LinkCode, RefuseCode};
+use crate::control::{ControlError, ControlReader, ControlWriter};
+use crate::crypto::random;
+use crate::driver::{Attach, Resumed};
+use crate::id::SessionId;
+use crate::misbehaved::PeerMisbehaved;
+use crate::quic::{Attempt, Connection, Lost};
+use crate::wire::{Frame, Hello, Resume};
+
+/// Why nothing came of a connection.
+enum Failed {
+    /// It was refused, and told so.
+    Refused,
+    Lost(Lost),
+    Misbehaved(PeerMisbehaved),
+}
+
+impl From<PeerMisbehaved> for Failed {
+    fn from(misbehaved: PeerMisbehaved) -> Self {
+        Self::Misbehaved(misbehaved)
+    }
+}
+
+impl From<Lost> for Failed {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
+    }
+}
+
+/// Takes one connection as far as its first frames go, within the handshake
+/// timeout.
+pub(super) async fn receive(
+    server: Arc<ServerShared>,
+    attempt: Attempt,
+    incoming: mpsc::Sender<Incoming>,
+) {
+    let from = attempt.remote_addr();
+    let deadline = clock::now() + server.config.handshake_timeout;
+    let Some(connection) = clock::until(deadline, attempt.accept()).await else {
+        tracing::debug!(%from, "no handshake in time");
+        return;
+    };
+    let connection = match connection {
+        Ok(connection) => connection,
+        Err(lost) => {
+            tracing::debug!(%from, %lost, "handshake failed");
+            return;
+        }
+    };
+    match clock::until(deadline, first_frames(&server, &connection, &incoming)).await {
+        Some(Ok(())) => {}
+        Some(Err(Failed::Refused)) => server.registry.count_refused(),
+        Some(Err(Failed::Lost(lost))) => {
+            tracing::debug!(%from, %lost, "connection lost before it had a session");
+        }
+        Some(Err(Failed::Misbehaved(misbehaved))) => {
+            tracing::debug!(%from, %misbehaved, "closed");
+            connection.close(LinkCode::Violation, misbehaved.to_string().as_bytes());
+        }
+        None => {
+            tracing::debug!(%from, "said nothing in time");
+            connection.close(LinkCode::Detach, b"no HELLO or RESUME in time");
+        }
+    }
+}
+
+async fn first_frames(
+    server: &Arc<ServerShared>,
+    connection: &Connection,
+    incoming: &mpsc::Sender<Incoming>,
+) -> Result<(), Failed> {
+    let (send, recv) = connection.accept_bi().await?;
+    let (mut reader, writer) = (ControlReader::new(recv), ControlWriter::new(send));
+    loop {
+        match next(connection, &mut reader).await? {
+            Frame::Hello(hello) => {
+                return begin(server, connection, reader, writer, hello, incoming);
+            }
+            Frame::Resume(resume) => {
+                return resume_session(server, connection, reader, writer, resume).await;
+            }
+            Frame::Unknown(_) => {}
+            frame => return Err(PeerMisbehaved::UnexpectedFrame { frame: frame.name() }.into()),
+        }
+    }
+}
+
+async fn next(connection: &Connection, reader: &mut ControlReader) -> Result<Frame, Failed> {
+    match reader.next().await {
+        Ok(frame) => Ok(frame),
+        Err(ControlError::Misbehaved(misbehaved)) => Err(misbehaved.into()),
+        Err(ControlError::Gone) => Err(connection.closed().await.into()),
+    }
+}
+
+/// A client wants a session: the application decides.
+fn begin(
+    server: &Arc<ServerShared>,
+    connection: &Connection,
+    reader: ControlReader,
+    writer: ControlWriter,
+    hello: Hello,
+    incoming: &mpsc::Sender<Incoming>,
+) -> Result<(), Failed> {
+    let overloaded = |why| {
+        refuse(connection, RefuseCode::OVERLOADED, 0, why);
+        Failed::Refused
+    };
+    let place = server.registry.reserve();
+    let place = place.ok_or_else(|| overloaded("the limit of sessions is reached"))?;
+    let id = random().map_err(|_| overloaded("no random bytes"))?;
+    let secret = random().map_err(|_| overloaded("no random bytes"))?;
+    let applicant = Applicant {
+        server: server.clone(),
+        peer: connection.peer_fingerprint(),
+        from: connection.remote_addr(),
+        connection: connection.clone(),
+        reader,
+        writer,
+        hello,
+        id: SessionId::from_bytes(id),
+        secret,
+        place,
+    };
+    // A full queue means that the application does not keep up. The one that
+    // did not fit is refused as it is dropped.
+    incoming
+        .try_send(Incoming::new(applicant))
+        .map_err(|_| overloaded("too many clients wait to be accepted"))
+}
+
+/// A client has come back: its proof, then its table, then its session (P-14).
+async fn resume_session(
+    server: &Arc<ServerShared>,
+    connection: &Connection,
+    mut reader: ControlReader,
+    writer: ControlWriter,
+    resume: Resume,
+) -> Result<(), Failed> {
+    let session = resume.session;
+    let turn_away = |code, attached| {
+        tracing::debug!(%session, %code, "resume refused");
+        refuse(connection, code, attached, "");
+        Failed::Refused
+    };
+    let entry = server.registry.find(session);
+    let entry = entry.ok_or_else(|| turn_away(RefuseCode::UNKNOWN_SESSION, 0))?;
+    let exporter = connection.exporter()?;
+    let checked = if connection.peer_fingerprint() == entry.session.peer {
+        let table = entry.session.table();
+        let checked = table.core.check(&resume, &exporter).map(|_| table.core.expect_table());
+        checked.map_err(|code| (code, table.core.epoch().get()))
+    } else {
+        Err((RefuseCode::WRONG_IDENTITY, 0))
+    };
+    let mut table = checked.map_err(|(code, epoch)| {
+        let proved = code == RefuseCode::STALE_EPOCH;
+        if !proved {
+            server.failures.add(connection.remote_addr().ip());
+        }
+        // The epoch is told only to who has proved to hold the token.
+        turn_away(code, if proved { epoch } else { 0 })
+    })?;
+    while !table.on_frame(next(connection, &mut reader).await?)? {}
+    let connection = connection.clone();
+    let resumed = Resumed { connection, reader, writer, resume, exporter, table };
+    let attach = Attach::Resumed(Box::new(resumed));
+    match entry.attaches.send(attach).await {
+        Ok(()) => {
+            server.registry.count_resumed();
+            Ok(())
+        }
+        // It has just ended.
+        Err(gone) => {
+            drop(gone);
+            Err(turn_away(RefuseCode::UNKNOWN_SESSION, 0))
+        }
+    }
+}

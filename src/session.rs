@@ -1,0 +1,509 @@
+//! A session, as its users and its driver see it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, broadcast, watch};
+
+use crate::clock::Instant;
+use crate::code::CloseCode;
+use crate::error::{OpenError, SessionError};
+use crate::event::{DetachCause, EVENT_BACKLOG, Events, LinkState, SessionEvent, elapsed};
+use crate::id::{Epoch, PipeId, SessionId, Side};
+use crate::pipe::{BackedPipe, Handle, Host, PipeShared, SharedBudget};
+use crate::proto::SessionCore;
+use crate::quic::Connection;
+use crate::stats::SessionStats;
+use crate::tls::Fingerprint;
+use crate::wire::LABEL_MAX;
+
+/// A session with a peer: many pipes, over one connection at a time.
+///
+/// Made by [`Client::connect`](crate::Client::connect) on one side and
+/// [`Incoming::accept`](crate::Incoming::accept) on the other. Clones are the
+/// same session. When the last clone and the last pipe are dropped the session
+/// is closed with [`CloseCode::ABANDONED`]; nothing is waited for.
+///
+/// A session ends once, for good, with a [`SessionError`]; everybody who waits
+/// for anything in it gets that. A lost connection does not end it.
+#[derive(Clone, Debug)]
+pub struct Session {
+    shared: Arc<SessionShared>,
+    _handle: Handle,
+}
+
+impl Session {
+    pub(crate) fn new(shared: Arc<SessionShared>) -> Self {
+        let handle = Handle::new(&shared.host);
+        Self { shared, _handle: handle }
+    }
+
+    /// Opens a pipe. It can be used at once, also while the link is down.
+    ///
+    /// The `label` (at most [`LABEL_MAX`](crate::LABEL_MAX) bytes, may be empty)
+    /// is for the acceptor to read: what the pipe is for. The acceptor hears of
+    /// the pipe at once, before anything is written to it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::TooManyPipes`] at the peer's limit of live pipes,
+    /// [`OpenError::LabelTooLong`], or [`OpenError::Session`] once the session
+    /// has ended or [shuts down](Self::shutdown).
+    pub fn open_pipe(&self, label: impl Into<Bytes>) -> Result<BackedPipe, OpenError> {
+        let label = label.into();
+        if label.len() > LABEL_MAX {
+            return Err(OpenError::LabelTooLong { len: label.len(), max: LABEL_MAX });
+        }
+        let (pipe, connection) = self.shared.open(label)?;
+        let handle = BackedPipe::new(pipe.clone());
+        // Without a detour through the driver, where the peer's stream limit
+        // allows: the first bytes follow in the same packet.
+        let attached = connection.is_some_and(|(connection, epoch)| {
+            let stream = connection.try_open_bi();
+            stream.is_some_and(|stream| pipe.attach(epoch, stream, None).is_ok())
+        });
+        if !attached {
+            self.shared.host.due_now(pipe);
+        }
+        Ok(handle)
+    }
+
+    /// The next pipe that the peer has opened; `None` once the session has ended
+    /// gracefully.
+    ///
+    /// # Errors
+    ///
+    /// The session has ended in another way.
+    ///
+    /// # Cancel safety
+    ///
+    /// No pipe is lost if the future is dropped.
+    pub async fn accept_pipe(&self) -> Result<Option<BackedPipe>, SessionError> {
+        loop {
+            // Registered before the queue is looked at: nothing is missed.
+            let mut arrived = std::pin::pin!(self.shared.arrived.notified());
+            arrived.as_mut().enable();
+            {
+                let mut table = self.shared.table();
+                if let Some(pipe) = table.incoming.pop_front() {
+                    if !table.incoming.is_empty() {
+                        self.shared.arrived.notify_one();
+                    }
+                    return Ok(Some(BackedPipe::new(pipe)));
+                }
+                match &table.ended {
+                    Some(error) if error.is_graceful() => return Ok(None),
+                    Some(error) => return Err(SessionError::clone(error)),
+                    None => {}
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// Ends the session gracefully: no new pipes from this side, and once the
+    /// peer's application has read everything that was written here (and taken
+    /// note of each end), the session is closed with [`CloseCode::DONE`].
+    ///
+    /// Waits through outages. What the *peer* has written is not waited for:
+    /// read your pipes to their ends first. Without an end of its own a pipe
+    /// counts as settled when all its bytes are acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// The session ended in another way before everything was acknowledged.
+    ///
+    /// # Cancel safety
+    ///
+    /// The shutdown goes on if the future is dropped.
+    pub async fn shutdown(&self) -> Result<(), SessionError> {
+        self.shared.table().draining = true;
+        self.shared.request(|requests| requests.shutdown = true);
+        let error = self.closed().await;
+        let settled = self.shared.table().settled;
+        if error.is_graceful() && settled { Ok(()) } else { Err(error) }
+    }
+
+    /// Ends the session now: bytes on their way may be lost, and all pipes on
+    /// both sides get an error. The peer is told if it can be reached;
+    /// [`closed`](Self::closed) waits for that.
+    pub fn close(&self, code: CloseCode, reason: &[u8]) {
+        let reason = Bytes::copy_from_slice(reason);
+        self.shared.request(|requests| {
+            requests.close.get_or_insert((code, reason));
+        });
+    }
+
+    /// Waits until the session has ended, and says how.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub async fn closed(&self) -> SessionError {
+        let mut finished = self.shared.finished.subscribe();
+        // The sender lives as long as we do.
+        let _ = finished.wait_for(|finished| *finished).await;
+        self.close_reason().unwrap_or(SessionError::LocallyClosed { code: CloseCode::ABANDONED })
+    }
+
+    /// How the session has ended; `None` while it has not.
+    pub fn close_reason(&self) -> Option<SessionError> {
+        self.shared.table().ended.as_deref().cloned()
+    }
+
+    /// Waits until a connection is attached, and gives its epoch.
+    ///
+    /// # Errors
+    ///
+    /// The session has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub async fn attached(&self) -> Result<Epoch, SessionError> {
+        self.attached_after(None).await
+    }
+
+    /// Gives the current connection up and goes on over a new one: at once on
+    /// the client, and as soon as the client has come back on the server.
+    /// Returns the epoch of the new one. Calls at the same time are one.
+    ///
+    /// While the link is down already, the client tries again at once.
+    ///
+    /// # Errors
+    ///
+    /// The session has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// The reconnect goes on if the future is dropped.
+    pub async fn reconnect(&self) -> Result<Epoch, SessionError> {
+        let given_up = self.shared.table().core.epoch();
+        self.shared.request(|requests| requests.reconnect = Some(given_up));
+        self.shared.redial.notify_one();
+        self.attached_after(Some(given_up)).await
+    }
+
+    async fn attached_after(&self, given_up: Option<Epoch>) -> Result<Epoch, SessionError> {
+        let mut link = self.shared.link.subscribe();
+        let state = link
+            .wait_for(|state| match state {
+                LinkState::Attached { epoch, .. } => Some(*epoch) > given_up,
+                LinkState::Detached { .. } => false,
+                LinkState::Closed { .. } => true,
+            })
+            .await;
+        match state.as_deref() {
+            Ok(LinkState::Attached { epoch, .. }) => Ok(*epoch),
+            Ok(LinkState::Closed { error }) => Err(error.clone()),
+            // The sender lives as long as we do.
+            _ => Err(SessionError::LocallyClosed { code: CloseCode::ABANDONED }),
+        }
+    }
+
+    /// The state of the link right now.
+    pub fn link(&self) -> LinkState {
+        self.shared.link_state()
+    }
+
+    /// The state of the link, to be watched.
+    pub fn watch_link(&self) -> watch::Receiver<LinkState> {
+        self.shared.link.subscribe()
+    }
+
+    /// What happens to the link from now on.
+    pub fn events(&self) -> Events {
+        Events(self.shared.events.subscribe())
+    }
+
+    /// What the session has done so far.
+    pub fn stats(&self) -> SessionStats {
+        self.shared.stats()
+    }
+
+    /// The session's public name, the same on both sides.
+    pub fn id(&self) -> SessionId {
+        self.shared.id
+    }
+
+    /// Which end this is.
+    pub fn side(&self) -> Side {
+        self.shared.side
+    }
+
+    /// The public key that the peer has proved to hold, if it showed one.
+    pub fn peer(&self) -> Option<Fingerprint> {
+        self.shared.peer
+    }
+}
+
+/// What the handles, the driver and the role of a session share.
+#[derive(Debug)]
+pub(crate) struct SessionShared {
+    pub(crate) id: SessionId,
+    pub(crate) side: Side,
+    pub(crate) peer: Option<Fingerprint>,
+    pub(crate) host: Arc<Host>,
+    table: Mutex<Table>,
+    requests: Mutex<Requests>,
+    link: watch::Sender<LinkState>,
+    /// The driver is through: the peer was told, if it could be.
+    finished: watch::Sender<bool>,
+    events: broadcast::Sender<SessionEvent>,
+    /// A pipe has arrived, or the session has ended.
+    arrived: Notify,
+    /// Client: try again without waiting any longer.
+    pub(crate) redial: Notify,
+}
+
+/// The session's core and its live pipes.
+///
+/// Locked before any pipe, never after: who holds a pipe's lock does not take
+/// this one.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) core: SessionCore,
+    pub(crate) pipes: HashMap<PipeId, Arc<PipeShared>>,
+    /// Accepted by the driver, not yet by the application. At most as many as
+    /// the peer may have live.
+    pub(crate) incoming: VecDeque<Arc<PipeShared>>,
+    pub(crate) ended: Option<Arc<SessionError>>,
+    /// When the session ended, everything written had been acknowledged.
+    pub(crate) settled: bool,
+    /// No new pipes from this side.
+    draining: bool,
+    connection: Option<(Connection, Epoch)>,
+    /// Round-trip time of the last connection, when it was given up.
+    last_rtt: Option<Duration>,
+    detached_since: Option<Instant>,
+    downtime: Duration,
+    resumes: u64,
+}
+
+/// What the application wants of the driver.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    pub(crate) close: Option<(CloseCode, Bytes)>,
+    pub(crate) shutdown: bool,
+    /// Give up the connection of this epoch, if it is still the attached one.
+    pub(crate) reconnect: Option<Epoch>,
+}
+
+impl SessionShared {
+    /// A session whose first connection is `connection`.
+    pub(crate) fn new(
+        core: SessionCore,
+        replay_budget: u64,
+        server_budget: Option<Arc<SharedBudget>>,
+        peer: Option<Fingerprint>,
+        connection: &Connection,
+    ) -> Arc<Self> {
+        let (epoch, remote_addr) = (core.epoch(), connection.remote_addr());
+        let host = Host::new(core.replay_limit(replay_budget), server_budget);
+        host.set_attached(Some(epoch));
+        Arc::new(Self {
+            id: core.id(),
+            side: core.side(),
+            peer,
+            host: Arc::new(host),
+            table: Mutex::new(Table {
+                core,
+                pipes: HashMap::new(),
+                incoming: VecDeque::new(),
+                ended: None,
+                settled: false,
+                draining: false,
+                connection: Some((connection.clone(), epoch)),
+                last_rtt: None,
+                detached_since: None,
+                downtime: Duration::ZERO,
+                resumes: 0,
+            }),
+            requests: Mutex::new(Requests::default()),
+            link: watch::Sender::new(LinkState::Attached { epoch, remote_addr }),
+            finished: watch::Sender::new(false),
+            events: broadcast::Sender::new(EVENT_BACKLOG),
+            arrived: Notify::new(),
+            redial: Notify::new(),
+        })
+    }
+
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pipe(&self, id: PipeId) -> Option<Arc<PipeShared>> {
+        self.table().pipes.get(&id).cloned()
+    }
+
+    /// All live pipes.
+    pub(crate) fn pipes(&self) -> Vec<Arc<PipeShared>> {
+        self.table().pipes.values().cloned().collect()
+    }
+
+    fn open(
+        &self,
+        label: Bytes,
+    ) -> Result<(Arc<PipeShared>, Option<(Connection, Epoch)>), OpenError> {
+        let mut table = self.table();
+        if let Some(error) = &table.ended {
+            return Err(SessionError::clone(error).into());
+        }
+        if table.draining {
+            return Err(SessionError::LocallyClosed { code: CloseCode::DONE }.into());
+        }
+        let core = table
+            .core
+            .open(label)
+            .map_err(|limit| OpenError::TooManyPipes { allowed: limit.allowed })?;
+        let pipe = PipeShared::new(core, self.side, self.host.clone());
+        table.pipes.insert(pipe.id(), pipe.clone());
+        Ok((pipe, table.connection.clone()))
+    }
+
+    /// Puts a pipe that the peer has opened where the application finds it.
+    pub(crate) fn arrive(&self, pipe: Arc<PipeShared>) {
+        let mut table = self.table();
+        table.pipes.insert(pipe.id(), pipe.clone());
+        table.incoming.push_back(pipe);
+        drop(table);
+        self.arrived.notify_one();
+    }
+
+    /// Forgets a pipe that is done.
+    pub(crate) fn retire(&self, id: PipeId) {
+        let mut table = self.table();
+        if table.pipes.remove(&id).is_some() {
+            table.core.retire(id);
+        }
+    }
+
+    fn request(&self, change: impl FnOnce(&mut Requests)) {
+        change(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner));
+        self.host.wake.notify_one();
+    }
+
+    /// What the application wants, taken.
+    pub(crate) fn take_requests(&self) -> Requests {
+        std::mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn last_rtt(&self) -> Option<Duration> {
+        self.table().last_rtt
+    }
+
+    pub(crate) fn link_state(&self) -> LinkState {
+        self.link.borrow().clone()
+    }
+
+    pub(crate) fn watch_link(&self) -> watch::Receiver<LinkState> {
+        self.link.subscribe()
+    }
+
+    pub(crate) fn emit(&self, event: SessionEvent) {
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+
+    /// Fences: after this no byte of the old connection is read or counted, and
+    /// every receive offset stands still until the next attach (P-12).
+    pub(crate) fn fence(&self) -> Vec<Arc<PipeShared>> {
+        self.host.set_attached(None);
+        {
+            let mut table = self.table();
+            if let Some((connection, _)) = table.connection.take() {
+                table.last_rtt = Some(connection.rtt());
+            }
+        }
+        let pipes = self.pipes();
+        pipes.iter().for_each(|pipe| pipe.detach());
+        pipes
+    }
+
+    /// The link is down.
+    pub(crate) fn set_detached(&self, epoch: Epoch, cause: DetachCause) {
+        self.table().detached_since.get_or_insert_with(crate::clock::now);
+        let since = std::time::Instant::now();
+        tracing::info!(session = %self.id, %epoch, %cause, "detached");
+        self.link.send_replace(LinkState::Detached { epoch, since, cause: cause.clone() });
+        self.emit(SessionEvent::Detached { epoch, cause });
+    }
+
+    /// A connection is the attached one: streams may be opened on it.
+    pub(crate) fn set_attached(&self, connection: &Connection, epoch: Epoch) {
+        self.table().connection = Some((connection.clone(), epoch));
+        self.host.set_attached(Some(epoch));
+    }
+
+    /// The session goes on.
+    pub(crate) fn set_resumed(&self, connection: &Connection, epoch: Epoch, replayed: u64) {
+        let downtime = {
+            let mut table = self.table();
+            let downtime = table.detached_since.take().map(elapsed).unwrap_or_default();
+            table.downtime += downtime;
+            table.resumes += 1;
+            downtime
+        };
+        tracing::info!(session = %self.id, %epoch, ?downtime, replayed, "resumed");
+        let remote_addr = connection.remote_addr();
+        self.link.send_replace(LinkState::Attached { epoch, remote_addr });
+        self.emit(SessionEvent::Resumed { epoch, downtime, replayed });
+    }
+
+    /// The same connection goes on from another address of the peer.
+    pub(crate) fn set_migrated(&self, epoch: Epoch, remote_addr: std::net::SocketAddr) {
+        tracing::info!(session = %self.id, %remote_addr, "migrated");
+        self.link.send_replace(LinkState::Attached { epoch, remote_addr });
+        self.emit(SessionEvent::Migrated { remote_addr });
+    }
+
+    /// The session has ended: everybody is told, all memory comes back.
+    pub(crate) fn end(&self, error: SessionError) {
+        tracing::info!(session = %self.id, %error, "ended");
+        self.host.set_attached(None);
+        let shared = Arc::new(error.clone());
+        let pipes = {
+            let mut table = self.table();
+            table.settled = table.pipes.values().all(|pipe| pipe.is_settled());
+            table.ended = Some(shared.clone());
+            table.connection = None;
+            table.incoming.clear();
+            std::mem::take(&mut table.pipes)
+        };
+        pipes.values().for_each(|pipe| pipe.end(&shared));
+        self.host.take_due(true);
+        self.link.send_replace(LinkState::Closed { error: error.clone() });
+        self.emit(SessionEvent::Closed { error });
+        self.arrived.notify_waiters();
+        self.redial.notify_one();
+    }
+
+    /// The driver is through.
+    pub(crate) fn set_finished(&self) {
+        self.finished.send_replace(true);
+    }
+
+    pub(crate) fn is_detached(&self) -> bool {
+        matches!(*self.link.borrow(), LinkState::Detached { .. })
+    }
+
+    pub(crate) fn stats(&self) -> SessionStats {
+        let totals = &self.host.totals;
+        let table = self.table();
+        let current = table.detached_since.map(elapsed).unwrap_or_default();
+        SessionStats {
+            epoch: table.core.epoch(),
+            resumes: table.resumes,
+            pipes: table.core.live_pipes(),
+            bytes_written: totals.written.load(Relaxed),
+            bytes_read: totals.read.load(Relaxed),
+            bytes_replayed: totals.replayed.load(Relaxed),
+            bytes_kept: totals.kept.load(Relaxed),
+            downtime: table.downtime + current,
+            rtt: table.connection.as_ref().map(|(connection, _)| connection.rtt()),
+        }
+    }
+}
