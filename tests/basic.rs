@@ -1,11 +1,13 @@
-use std::time::Duration;
 use evermux::*;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn server() -> (Server, Fingerprint) {
     let id = Identity::self_signed(&["localhost"]).unwrap();
     let pin = id.fingerprint();
-    let server = Server::bind("127.0.0.1:0".parse().unwrap(), ServerConfig::new(ServerTls::new(id))).unwrap();
+    let server =
+        Server::bind("127.0.0.1:0".parse().unwrap(), ServerConfig::new(ServerTls::new(id)))
+            .unwrap();
     (server, pin)
 }
 

@@ -29,6 +29,7 @@ pub(super) struct Flow {
 pub(super) struct FlowTable {
     flows: HashMap<SocketAddr, Flow>,
     next_id: FlowId,
+    renumberings: u64,
     closed: bool,
 }
 
@@ -66,20 +67,20 @@ impl FlowTable {
         Some(id)
     }
 
-    /// Moves the flow of `client` to another socket; `false` if it is gone.
+    /// Moves the flow of `client` to another socket, unless it is gone.
     pub(super) fn renumber(
         &mut self,
         client: SocketAddr,
         upstream: Arc<UdpSocket>,
         reader: OwnedTask,
-    ) -> bool {
-        let Some(flow) = self.flows.get_mut(&client) else { return false };
+    ) {
+        let Some(flow) = self.flows.get_mut(&client) else { return };
         flow.upstream = upstream;
         flow.readers.push_back(reader);
         if flow.readers.len() > SOCKET_LIMIT {
             flow.readers.pop_front();
         }
-        true
+        self.renumberings += 1;
     }
 
     /// The clients of all flows from number `first` on.
@@ -90,6 +91,11 @@ impl FlowTable {
     /// The number that the next flow will get.
     pub(super) fn next_id(&self) -> FlowId {
         self.next_id
+    }
+
+    /// Moves to another socket so far, over all flows.
+    pub(super) fn renumberings(&self) -> u64 {
+        self.renumberings
     }
 
     /// Ends all readers and refuses new ones.

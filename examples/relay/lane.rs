@@ -1,8 +1,8 @@
 //! One direction of the relay: gates, dice, the delay line and the hold.
 
 use std::cmp::Reverse;
-use std::collections::binary_heap::{BinaryHeap, PeekMut};
 use std::collections::VecDeque;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,12 +41,13 @@ pub(super) struct Route {
 /// Datagrams leave under the lock of their lane: a change that a caller makes
 /// is in force when the call returns, and nobody overtakes.
 pub(super) struct Lane {
-    pub(super) stats: LaneStats,
     pub(super) faults: Faults,
     pub(super) frozen: bool,
     pub(super) blocked: bool,
     /// Flows below this number are dead.
     pub(super) cut_below: FlowId,
+    /// All but the levels, which the queues themselves tell.
+    counters: LaneStats,
     /// Flows below this number are held; 0 if none is.
     hold_below: FlowId,
     held: VecDeque<Datagram>,
@@ -72,11 +73,11 @@ pub(super) enum Alarm {
 impl Lane {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            stats: LaneStats::default(),
             faults: Faults::default(),
             frozen: false,
             blocked: false,
             cut_below: 0,
+            counters: LaneStats::default(),
             hold_below: 0,
             held: VecDeque::new(),
             line: BinaryHeap::new(),
@@ -84,6 +85,11 @@ impl Lane {
             entered_line: 0,
             dice: Dice::new(seed),
         }
+    }
+
+    pub(super) fn stats(&self) -> LaneStats {
+        let [under_way, held] = [self.line.len(), self.held.len()].map(|len| len as u64);
+        LaneStats { under_way, held, ..self.counters }
     }
 
     /// Takes a datagram that has just arrived.
@@ -95,11 +101,11 @@ impl Lane {
         // the first fault is chance, and must not change whom it hits.
         let fate = if self.faults.is_none() { Fate::PASS } else { self.dice.throw(&self.faults) };
         let Fate::Arrives { twice, delay, aside } = fate else {
-            self.stats.dropped.loss += 1;
+            self.counters.dropped.loss += 1;
             return Alarm::Unchanged;
         };
-        self.stats.duplicated += u64::from(twice);
-        self.stats.reordered += u64::from(aside.is_some());
+        self.counters.duplicated += u64::from(twice);
+        self.counters.reordered += u64::from(aside.is_some());
         let copies = if twice { 2 } else { 1 };
 
         let direct = delay.is_zero() && aside.is_none() && self.back_of_line.is_none();
@@ -113,7 +119,7 @@ impl Lane {
         let now = Instant::now();
         for _ in 0..copies {
             if self.line.len() >= LINE_LIMIT {
-                self.stats.dropped.overflow += 1;
+                self.counters.dropped.overflow += 1;
                 continue;
             }
             let datagram = Datagram { route: route.clone(), data: data.into() };
@@ -158,10 +164,19 @@ impl Lane {
         self.hold_below = next_id;
     }
 
+    /// Counts a datagram that belongs to no flow's route.
+    pub(super) fn drop_stray(&mut self) {
+        self.counters.dropped.stray += 1;
+    }
+
+    /// Counts a datagram whose flow could not be opened.
+    pub(super) fn drop_unsent(&mut self) {
+        self.counters.dropped.unsent += 1;
+    }
+
     /// Ends the hold and puts what it has in line, paced.
     pub(super) fn release(&mut self) -> Alarm {
         self.hold_below = 0;
-        self.stats.held = 0;
         let mut alarm = Alarm::Unchanged;
         let mut due = Instant::now();
         for (index, datagram) in std::mem::take(&mut self.held).into_iter().enumerate() {
@@ -178,7 +193,7 @@ impl Lane {
 
     /// Whether datagrams of `flow` get through now; counts it if not.
     fn gate_is_open(&mut self, flow: FlowId) -> bool {
-        let dropped = &mut self.stats.dropped;
+        let dropped = &mut self.counters.dropped;
         let reason = if flow < self.cut_below {
             &mut dropped.cut
         } else if self.frozen {
@@ -198,9 +213,8 @@ impl Lane {
             self.send(route, data, server);
         } else if self.held.len() < HOLD_LIMIT {
             self.held.push_back(Datagram { route: route.clone(), data: data.into() });
-            self.stats.held += 1;
         } else {
-            self.stats.dropped.overflow += 1;
+            self.counters.dropped.overflow += 1;
         }
     }
 
@@ -210,11 +224,11 @@ impl Lane {
         // looked at a socket: the first datagram of each flow would be lost.
         match SockRef::from(&*route.socket).send_to(data, &to.into()) {
             Ok(_) => {
-                self.stats.datagrams += 1;
-                self.stats.bytes += data.len() as u64;
+                self.counters.datagrams += 1;
+                self.counters.bytes += data.len() as u64;
             }
             // Full buffers and unreachable peers: a network drops and goes on.
-            Err(_) => self.stats.dropped.unsent += 1,
+            Err(_) => self.counters.dropped.unsent += 1,
         }
     }
 

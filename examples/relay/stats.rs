@@ -25,6 +25,8 @@ pub struct LaneStats {
     pub duplicated: u64,
     /// Datagrams held back, so that later ones overtake them.
     pub reordered: u64,
+    /// Datagrams in the delay line now, released ones too: a level, not a count.
+    pub under_way: u64,
     /// Datagrams that wait for `Relay::release` now: a level, not a count.
     pub held: u64,
     /// Datagrams that went nowhere.

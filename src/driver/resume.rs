@@ -127,8 +127,7 @@ impl Driver {
         self.confirmed = true;
         let streams = self.config.initial_stream_limit();
         let new = Link::new(connection, resume.epoch, reader, writer, streams);
-        *link = Some(self.adopt(new, &table)?);
-        Ok(())
+        self.adopt(link.insert(new), &table)
     }
 
     /// Client: fence, measure, claim; attach when the answer is good.
@@ -142,7 +141,11 @@ impl Driver {
         let shared = self.shared.clone();
         let claimed = tokio::select! {
             biased;
-            end = wait_for_end(self) => return Err(end),
+            error = wait_for_end(self) => {
+                let (code, reason) = self.last_words(&error);
+                connection.close(code, &reason);
+                return Err(error);
+            }
             claimed = clock::until(deadline, claim(&shared, &connection)) => claimed,
         };
         let failed = match claimed {
@@ -150,7 +153,7 @@ impl Driver {
                 let streams = self.config.initial_stream_limit();
                 let mut new = Link::new(connection, epoch, reader, writer, streams);
                 new.dialler = Some(dialler);
-                *link = Some(self.adopt(new, &table)?);
+                self.adopt(link.insert(new), &table)?;
                 // The role may be gone; the session goes on.
                 let _ = outcome.send(Ok(()));
                 return Ok(());
@@ -183,7 +186,7 @@ impl Driver {
     }
 
     /// Both tables are known: every pipe goes on where its reader stands.
-    fn adopt(&mut self, mut link: Link, table: &PeerTable) -> Result<Link, SessionError> {
+    fn adopt(&mut self, link: &mut Link, table: &PeerTable) -> Result<(), SessionError> {
         let epoch = link.epoch;
         let replies = self.shared.table().core.on_table(table)?;
         replies.iter().for_each(|reply| link.queue(reply));
@@ -206,10 +209,10 @@ impl Driver {
         pipes.sort_by_key(|(kept, pipe)| (*kept, pipe.id()));
         for (_, pipe) in pipes {
             let wants = pipe.look();
-            self.serve(&mut link, &pipe, wants);
+            self.serve(link, &pipe, wants);
         }
         self.shared.set_resumed(&link.connection, epoch, replayed);
-        Ok(link)
+        Ok(())
     }
 }
 

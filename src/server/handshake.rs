@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
-use super::{Applicant, Incoming, ServerShared, refuse};
+use super::{Door, Incoming, ServerShared, refuse};
 use crate::clock;
 use crate::code::{LinkCode, RefuseCode};
 use crate::control::{ControlError, ControlReader, ControlWriter};
@@ -82,7 +83,8 @@ async fn first_frames(
     loop {
         match next(connection, &mut reader).await? {
             Frame::Hello(hello) => {
-                return begin(server, connection, reader, writer, hello, incoming);
+                begin(server, connection, reader, writer, hello, incoming);
+                return Ok(());
             }
             Frame::Resume(resume) => {
                 return resume_session(server, connection, reader, writer, resume).await;
@@ -109,32 +111,33 @@ fn begin(
     writer: ControlWriter,
     hello: Hello,
     incoming: &mpsc::Sender<Incoming>,
-) -> Result<(), Failed> {
-    let overloaded = |why| {
-        refuse(connection, RefuseCode::OVERLOADED, 0, why);
-        Failed::Refused
+) {
+    let mut door =
+        Door { connection: connection.clone(), registry: server.registry.clone(), answered: false };
+    let Some(place) = server.registry.reserve() else {
+        door.refuse(RefuseCode::OVERLOADED, "the limit of sessions is reached");
+        return;
     };
-    let place = server.registry.reserve();
-    let place = place.ok_or_else(|| overloaded("the limit of sessions is reached"))?;
-    let id = random().map_err(|_| overloaded("no random bytes"))?;
-    let secret = random().map_err(|_| overloaded("no random bytes"))?;
-    let applicant = Applicant {
+    let (Ok(id), Ok(secret)) = (random(), random()) else {
+        door.refuse(RefuseCode::OVERLOADED, "no random bytes");
+        return;
+    };
+    let applicant = Incoming {
         server: server.clone(),
-        peer: connection.peer_fingerprint(),
-        from: connection.remote_addr(),
-        connection: connection.clone(),
+        door,
         reader,
         writer,
         hello,
         id: SessionId::from_bytes(id),
-        secret,
+        secret: Zeroizing::new(secret),
+        peer: connection.peer_fingerprint(),
         place,
     };
-    // A full queue means that the application does not keep up. The one that
-    // did not fit is refused as it is dropped.
-    incoming
-        .try_send(Incoming::new(applicant))
-        .map_err(|_| overloaded("too many clients wait to be accepted"))
+    if let Err(error) = incoming.try_send(applicant) {
+        // The application does not keep up, or the server shuts down.
+        let mut applicant = error.into_inner();
+        applicant.door.refuse(RefuseCode::OVERLOADED, "too many clients wait to be accepted");
+    }
 }
 
 /// A client has come back: its proof, then its table, then its session (P-14).

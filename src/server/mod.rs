@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+use zeroize::Zeroizing;
 
 use crate::clock;
 use crate::code::{CloseCode, LinkCode, RefuseCode};
@@ -29,7 +30,7 @@ use crate::stats::{ServerStats, SessionStats};
 use crate::tls::Fingerprint;
 use crate::wire::{Frame, Hello, Refused, SECRET_LEN, Welcome};
 use admission::Failures;
-use registry::{Entry, Registry};
+use registry::{Entry, Place, Registry};
 
 /// Listens for clients. Clones are the same server.
 ///
@@ -214,81 +215,70 @@ async fn accept_loop(shared: Arc<ServerShared>, incoming: mpsc::Sender<Incoming>
 
 /// A client that wants a session.
 ///
-/// Dropped without an answer, it is [refused](Self::refuse).
+/// Dropped without an answer, it is refused.
 #[derive(Debug)]
+#[must_use = "dropping it refuses the client"]
 pub struct Incoming {
-    inner: Option<Applicant>,
-}
-
-/// What is known of a client before its session begins.
-#[derive(Debug)]
-struct Applicant {
     server: Arc<ServerShared>,
-    connection: Connection,
+    door: Door,
     reader: ControlReader,
     writer: ControlWriter,
     hello: Hello,
     id: SessionId,
-    secret: [u8; SECRET_LEN],
+    secret: Zeroizing<[u8; SECRET_LEN]>,
     peer: Option<Fingerprint>,
-    from: SocketAddr,
     /// Its place among the sessions.
-    place: registry::Place,
+    place: Place,
+}
+
+/// A connection that is refused when dropped, unless it was let in.
+#[derive(Debug)]
+struct Door {
+    connection: Connection,
+    registry: Arc<Registry>,
+    answered: bool,
+}
+
+impl Door {
+    fn refuse(&mut self, code: RefuseCode, reason: &str) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.registry.count_refused();
+            refuse(&self.connection, code, 0, reason);
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.refuse(RefuseCode::DECLINED, "");
+    }
 }
 
 impl Incoming {
-    fn new(applicant: Applicant) -> Self {
-        Self { inner: Some(applicant) }
-    }
-
     /// The client's address.
-    pub fn remote_addr(&self) -> Option<SocketAddr> {
-        self.inner.as_ref().map(|applicant| applicant.from)
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.door.connection.remote_addr()
     }
 
     /// The public key that the client has proved to hold, if it showed one.
     pub fn peer(&self) -> Option<Fingerprint> {
-        self.inner.as_ref().and_then(|applicant| applicant.peer)
+        self.peer
     }
 
     /// Begins the session.
-    pub fn accept(mut self) -> Session {
-        match self.inner.take() {
-            Some(applicant) => applicant.begin(),
-            // Taken only here and in `refuse`, which both consume it.
-            None => unreachable!("an answer consumes the client"),
-        }
-    }
-
-    /// Turns the client away with a reason in words, which it is shown.
-    pub fn refuse(mut self, reason: &str) {
-        if let Some(applicant) = self.inner.take() {
-            applicant.refuse(reason);
-        }
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        if let Some(applicant) = self.inner.take() {
-            applicant.refuse("");
-        }
-    }
-}
-
-impl Applicant {
-    fn begin(self) -> Session {
-        let Self { server, connection, reader, mut writer, hello, id, secret, peer, place, .. } =
-            self;
+    pub fn accept(self) -> Session {
+        let Self { server, mut door, reader, mut writer, hello, id, secret, peer, place } = self;
+        door.answered = true;
+        let connection = door.connection.clone();
         let config = &server.config;
         let parameters = config.session.parameters();
         let core =
-            SessionCore::new(Side::Server, id, secret, hello.holder, parameters, hello.parameters);
+            SessionCore::new(Side::Server, id, *secret, hello.holder, parameters, hello.parameters);
         let budget = Some(server.budget.clone());
         let session =
             SessionShared::new(core, config.session.replay_budget, budget, peer, &connection);
         let handle = Session::new(session.clone());
-        writer.queue(&Frame::Welcome(Welcome { session: id, secret, parameters }));
+        writer.queue(&Frame::Welcome(Welcome { session: id, secret: *secret, parameters }));
         let registry = Arc::downgrade(&server.registry);
         let on_end = move |error: &SessionError| {
             if let Some(registry) = registry.upgrade() {
@@ -302,9 +292,9 @@ impl Applicant {
         handle
     }
 
-    fn refuse(self, reason: &str) {
-        self.server.registry.count_refused();
-        refuse(&self.connection, RefuseCode::DECLINED, 0, reason);
+    /// Turns the client away with a reason in words, which it is shown.
+    pub fn refuse(mut self, reason: &str) {
+        self.door.refuse(RefuseCode::DECLINED, reason);
     }
 }
 
