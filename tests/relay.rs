@@ -165,9 +165,8 @@ async fn delay_and_jitter_keep_the_order_even_when_they_are_lifted() {
     for number in 0..50 {
         net.send(&number.to_string()).await;
     }
-    let taken = net.relay.wait_until(|stats| {
-        stats.to_server.under_way + stats.to_server.datagrams == 50
-    });
+    let taken =
+        net.relay.wait_until(|stats| stats.to_server.under_way + stats.to_server.datagrams == 50);
     soon(taken).await;
     net.relay.set_faults(ToServer, Faults::default());
     net.send("50").await;

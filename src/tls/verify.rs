@@ -1,34 +1,88 @@
-//! Trust by pinned public keys.
+//! Trust by fingerprint instead of by authority.
 //!
-//! The certificate is only a wrapping for the key: what counts is that the peer
-//! has signed the handshake with it, which rustls has checked by the same code as
-//! for any other certificate.
+//! A handshake has two checks. The first decides whether the certificate is
+//! acceptable: here that is a look at its key and nothing else. The second, the
+//! signature over the handshake, proves that the peer holds that key: it is left
+//! to rustls, with the provider's algorithms, and is never skipped.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
+    SignatureScheme,
+};
 
 use super::Fingerprint;
 
-/// Servers that hold one of these keys.
-#[derive(Debug)]
-pub(super) struct ServerPins {
-    pins: HashSet<Fingerprint>,
-    provider: Arc<CryptoProvider>,
+/// The fingerprint of the key in `certificate`.
+pub(super) fn fingerprint_of(certificate: &CertificateDer<'_>) -> Result<Fingerprint, Error> {
+    let certificate = ParsedCertificate::try_from(certificate)?;
+    Ok(Fingerprint::of_public_key(&certificate.subject_public_key_info()))
 }
 
-impl ServerPins {
-    pub(super) fn new(pins: HashSet<Fingerprint>, provider: Arc<CryptoProvider>) -> Self {
-        Self { pins, provider }
+/// Which keys are accepted.
+#[derive(Clone, Debug)]
+enum Keys {
+    /// These only.
+    Listed(Arc<[Fingerprint]>),
+    /// Any, but the peer must prove that it holds it.
+    Any,
+}
+
+/// Accepts a peer by its key: the verifier of both roles.
+#[derive(Debug)]
+pub(super) struct KeyVerifier {
+    keys: Keys,
+    algorithms: WebPkiSupportedAlgorithms,
+    /// Server: a client that shows no certificate is turned away.
+    mandatory: bool,
+}
+
+impl KeyVerifier {
+    /// Accepts these keys, and no peer without a certificate.
+    pub(super) fn listed(
+        keys: impl IntoIterator<Item = Fingerprint>,
+        provider: &CryptoProvider,
+    ) -> Self {
+        let algorithms = provider.signature_verification_algorithms;
+        Self { keys: Keys::Listed(keys.into_iter().collect()), algorithms, mandatory: true }
+    }
+
+    /// Accepts any key, and clients without a certificate.
+    pub(super) fn any_or_none(provider: &CryptoProvider) -> Self {
+        let algorithms = provider.signature_verification_algorithms;
+        Self { keys: Keys::Any, algorithms, mandatory: false }
+    }
+
+    fn check_key(&self, end_entity: &CertificateDer<'_>) -> Result<(), Error> {
+        // Before the match: a certificate whose key cannot be read is never
+        // accepted, so that every accepted one has a fingerprint.
+        let fingerprint = fingerprint_of(end_entity)?;
+        match &self.keys {
+            Keys::Listed(keys) if !keys.contains(&fingerprint) => {
+                // Becomes the alert access_denied, which says just this.
+                Err(CertificateError::ApplicationVerificationFailure.into())
+            }
+            Keys::Listed(_) | Keys::Any => Ok(()),
+        }
+    }
+
+    fn check_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 }
 
-impl ServerCertVerifier for ServerPins {
+impl ServerCertVerifier for KeyVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -37,55 +91,39 @@ impl ServerCertVerifier for ServerPins {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        check(&self.pins, end_entity)?;
-        Ok(ServerCertVerified::assertion())
+        self.check_key(end_entity).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
+        Err(no_tls12())
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
+        self.check_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
-/// Clients that hold one of these keys, or any key.
-#[derive(Debug)]
-pub(super) struct ClientPins {
-    /// `None`: a certificate is asked for, any will do, and so will none.
-    pins: Option<HashSet<Fingerprint>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ClientPins {
-    pub(super) fn new(pins: Option<HashSet<Fingerprint>>, provider: Arc<CryptoProvider>) -> Self {
-        Self { pins, provider }
-    }
-}
-
-impl ClientCertVerifier for ClientPins {
+impl ClientCertVerifier for KeyVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.pins.is_some()
+        self.mandatory
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // None: clients show the certificate they have.
         &[]
     }
 
@@ -95,42 +133,33 @@ impl ClientCertVerifier for ClientPins {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if let Some(pins) = &self.pins {
-            check(pins, end_entity)?;
-        }
-        Ok(ClientCertVerified::assertion())
+        self.check_key(end_entity).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, algorithms)
+        Err(no_tls12())
     }
 
     fn verify_tls13_signature(
         &self,
         message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, algorithms)
+        self.check_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 
-fn check(pins: &HashSet<Fingerprint>, certificate: &CertificateDer<'_>) -> Result<(), Error> {
-    if pins.contains(&Fingerprint::of(certificate)?) {
-        return Ok(());
-    }
-    // "It was signed right, and still we do not want it": the alert is
-    // access_denied.
-    Err(CertificateError::ApplicationVerificationFailure.into())
+/// QUIC has no TLS 1.2: rustls never asks.
+fn no_tls12() -> Error {
+    PeerIncompatible::Tls12NotOffered.into()
 }

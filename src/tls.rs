@@ -1,0 +1,428 @@
+//! Keys, certificates and trust: the only module that names rustls and rcgen.
+//!
+//! TLS 1.3 only, with our own choice of crypto provider: a default that some
+//! other crate installs for the process changes nothing here.
+
+mod error;
+mod fingerprint;
+mod verify;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+#[cfg(feature = "aws-lc-rs")]
+use rustls::crypto::aws_lc_rs as backend;
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+use rustls::crypto::ring as backend;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use zeroize::Zeroizing;
+
+pub use self::error::TlsError;
+pub use self::fingerprint::{Fingerprint, ParseFingerprintError};
+use self::verify::{KeyVerifier, fingerprint_of};
+use crate::crypto::hmac_sha256;
+use crate::wire::ALPN;
+
+/// The exporter label (RFC 8446 section 7.5) of the keying material that binds a
+/// proof to one connection.
+pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-evermux-resume";
+
+/// A certificate and its private key: who a server or a client is.
+///
+/// Made from PEM files, or on the spot by `Identity::self_signed` for peers that
+/// know each other by [`Fingerprint`]. Clones share the key, which is wiped from
+/// memory when the last of them is dropped (with the provider `ring`, which keeps
+/// a copy of its own, not all of it).
+#[derive(Clone)]
+pub struct Identity(Arc<Inner>);
+
+struct Inner {
+    certified: Arc<CertifiedKey>,
+    key: Zeroizing<PrivateKeyDer<'static>>,
+    /// Of the first certificate of `certified`.
+    fingerprint: Fingerprint,
+}
+
+impl Identity {
+    /// Reads a certificate chain, the own certificate first, and its private key:
+    /// unencrypted, PKCS#8, PKCS#1 or SEC1. Both may be in one text.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::BadPem`], [`TlsError::NoCertificate`],
+    /// [`TlsError::NoPrivateKey`] or [`TlsError::InvalidCertificate`] if the text
+    /// does not hold them; [`TlsError::UnsupportedKey`] for a key of another kind
+    /// than ECDSA, Ed25519 or RSA; [`TlsError::KeyMismatch`] if the key is that of
+    /// another certificate.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let chain = read_certificates(chain, "certificate chain")?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+            pem::Error::NoItemsFound => TlsError::NoPrivateKey,
+            _ => TlsError::BadPem { what: "private key" },
+        })?;
+        Self::new(chain, Zeroizing::new(key))
+    }
+
+    /// A new ECDSA P-256 key and a certificate for it that no authority has
+    /// signed. It does not expire.
+    ///
+    /// `names` are DNS names (`*.example.com` too) and IP addresses; peers that
+    /// pin the fingerprint do not look at them, so there may be none. Store
+    /// [`certificate_pem`](Self::certificate_pem) and
+    /// [`private_key_pem`](Self::private_key_pem) to be the same after a restart.
+    ///
+    /// ```
+    /// use evermux::{ClientTls, Identity, ServerTls};
+    ///
+    /// let server = Identity::self_signed(&["localhost"])?;
+    /// let client = Identity::self_signed(&[])?;
+    /// let client_tls = ClientTls::with_pin(server.fingerprint()).identity(client.clone());
+    /// let server_tls = ServerTls::new(server).require_clients([client.fingerprint()]);
+    /// # Ok::<(), evermux::TlsError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::InvalidName`] for a name that is none, [`TlsError::Other`] if
+    /// the system gives no random bytes.
+    #[cfg(feature = "self-signed")]
+    pub fn self_signed(names: &[&str]) -> Result<Self, TlsError> {
+        use rcgen::{CertificateParams, DnType, KeyPair};
+        use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+        use zeroize::Zeroize;
+
+        for &name in names {
+            // rcgen takes any ASCII; no peer would find such a name later.
+            let plain = name.strip_prefix("*.").unwrap_or(name);
+            ServerName::try_from(plain)
+                .map_err(|_| TlsError::InvalidName { name: name.to_owned() })?;
+        }
+        let failed = |error: rcgen::Error| TlsError::Other(format!("no certificate made: {error}"));
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).map_err(failed)?;
+        params.distinguished_name.push(DnType::CommonName, "evermux self-signed");
+
+        let mut pair = KeyPair::generate().map_err(failed)?;
+        let certificate = params.self_signed(&pair);
+        let key = PrivatePkcs8KeyDer::from(pair.serialize_der());
+        pair.zeroize();
+        Self::new(vec![certificate.map_err(failed)?.into()], Zeroizing::new(key.into()))
+    }
+
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: Zeroizing<PrivateKeyDer<'static>>,
+    ) -> Result<Self, TlsError> {
+        // Not through the provider's `load_private_key`: it would take, and not
+        // wipe, a copy.
+        let signer =
+            backend::sign::any_supported_type(&key).map_err(|_| TlsError::UnsupportedKey)?;
+        let own = chain.first().ok_or(TlsError::NoCertificate)?;
+        let fingerprint = fingerprint_of(own).map_err(invalid_certificate)?;
+        let certified = CertifiedKey::new(chain, signer);
+        certified.keys_match().map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch,
+            other => invalid_certificate(other),
+        })?;
+        Ok(Self(Arc::new(Inner { certified: Arc::new(certified), key, fingerprint })))
+    }
+
+    /// The fingerprint of the public key, for peers to pin or allow.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.0.fingerprint
+    }
+
+    /// The certificate chain as PEM.
+    pub fn certificate_pem(&self) -> String {
+        let mut pem = String::new();
+        for certificate in &self.0.certified.cert {
+            write_pem(&mut pem, "CERTIFICATE", certificate);
+        }
+        pem
+    }
+
+    /// The private key as PEM, wiped from memory when dropped. Whoever has it can
+    /// pose as this identity: store it where nobody else can read it.
+    pub fn private_key_pem(&self) -> Zeroizing<String> {
+        let label = match &*self.0.key {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        };
+        let der = self.0.key.secret_der();
+        // More than enough: growing would leave copies behind in freed memory.
+        let mut pem = Zeroizing::new(String::with_capacity(2 * der.len() + 128));
+        write_pem(&mut pem, label, der);
+        pem
+    }
+}
+
+/// Leaves the key out.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("fingerprint", &self.0.fingerprint).finish_non_exhaustive()
+    }
+}
+
+/// Whom a client trusts, and who it is.
+///
+/// Cheap to clone. Trust comes from the constructor: an authority
+/// ([`with_ca_pem`](Self::with_ca_pem)), known keys
+/// ([`with_pin`](Self::with_pin)), or the operating system
+/// (`ClientTls::platform`). There is no way to trust everybody.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    servers: Arc<dyn ServerCertVerifier>,
+    identity: Option<Identity>,
+}
+
+impl ClientTls {
+    /// Trusts servers whose certificate was issued by one of the authorities in
+    /// `pem`, for the name that the client connects to, and has not expired.
+    ///
+    /// A server's self-signed certificate may stand in for its authority.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::BadPem`], [`TlsError::NoCertificate`] or
+    /// [`TlsError::InvalidCertificate`] if `pem` does not hold certificates.
+    pub fn with_ca_pem(pem: &[u8]) -> Result<Self, TlsError> {
+        let roots = read_roots(pem)?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
+            .build()
+            .map_err(|error| TlsError::Other(error.to_string()))?;
+        Ok(Self { servers: verifier, identity: None })
+    }
+
+    /// Trusts the one server that holds the key with this fingerprint.
+    ///
+    /// The server proves in the handshake that it holds the key. Its
+    /// certificate's names, expiry and issuer are **not** checked: the key is all
+    /// that counts.
+    pub fn with_pin(server: Fingerprint) -> Self {
+        Self::with_pins([server])
+    }
+
+    /// As [`with_pin`](Self::with_pin), with several keys: for a change of keys,
+    /// or for several servers. Without any, no server is trusted.
+    pub fn with_pins(servers: impl IntoIterator<Item = Fingerprint>) -> Self {
+        let verifier = KeyVerifier::listed(servers, &provider());
+        Self { servers: Arc::new(verifier), identity: None }
+    }
+
+    /// Trusts servers that the operating system trusts, for the name that the
+    /// client connects to.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Other`] if the system's certificates cannot be had.
+    #[cfg(feature = "platform-verifier")]
+    pub fn platform() -> Result<Self, TlsError> {
+        let verifier = rustls_platform_verifier::Verifier::new(provider()).map_err(|error| {
+            TlsError::Other(format!("the system's trusted certificates cannot be had: {error}"))
+        })?;
+        Ok(Self { servers: Arc::new(verifier), identity: None })
+    }
+
+    /// Shows this identity to servers that ask for one. Without, the client is
+    /// anonymous.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
+    /// A configuration with its own, empty store of session tickets.
+    pub(crate) fn config(&self) -> Result<ClientConfig, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| TlsError::Other(error.to_string()))?
+            .dangerous() // Every verifier in this file checks what it says.
+            .with_custom_certificate_verifier(Arc::clone(&self.servers));
+        let mut config = match &self.identity {
+            Some(identity) => builder.with_client_cert_resolver(identity.resolver()),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(config)
+    }
+}
+
+/// Who a server is, and which clients it lets in.
+///
+/// Cheap to clone. Of `require_clients`, `require_client_ca_pem` and
+/// `ask_clients` the last one called counts; without any, the server does not ask
+/// clients for a certificate.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    identity: Identity,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl ServerTls {
+    /// A server that lets in anybody: what clients may do is then for the
+    /// application to find out.
+    pub fn new(identity: Identity) -> Self {
+        Self { identity, clients: WebPkiClientVerifier::no_client_auth() }
+    }
+
+    /// Lets in only clients that hold one of these keys. Names, expiry and issuer
+    /// of their certificates are not checked. With an empty list, nobody comes in.
+    pub fn require_clients(mut self, allowed: impl IntoIterator<Item = Fingerprint>) -> Self {
+        self.clients = Arc::new(KeyVerifier::listed(allowed, &provider()));
+        self
+    }
+
+    /// Lets in only clients with a certificate that was issued by one of the
+    /// authorities in `pem` and has not expired.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::BadPem`], [`TlsError::NoCertificate`] or
+    /// [`TlsError::InvalidCertificate`] if `pem` does not hold certificates.
+    pub fn require_client_ca_pem(mut self, pem: &[u8]) -> Result<Self, TlsError> {
+        let roots = read_roots(pem)?;
+        self.clients = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .build()
+            .map_err(|error| TlsError::Other(error.to_string()))?;
+        Ok(self)
+    }
+
+    /// Lets in anybody, but asks for a certificate. A client that shows one has
+    /// proved to hold its key, whoever it may be, and its session is bound to that
+    /// key.
+    pub fn ask_clients(mut self) -> Self {
+        self.clients = Arc::new(KeyVerifier::any_or_none(&provider()));
+        self
+    }
+
+    /// A configuration with its own, empty store of session tickets, large enough
+    /// for `sessions` clients.
+    pub(crate) fn config(&self, sessions: u32) -> Result<ServerConfig, TlsError> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|error| TlsError::Other(error.to_string()))?
+            .with_client_cert_verifier(Arc::clone(&self.clients))
+            .with_cert_resolver(self.identity.resolver());
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.session_storage = ServerSessionMemoryCache::new(stored_tickets(
+            sessions,
+            config.send_tls13_tickets,
+        ));
+        Ok(config)
+    }
+
+    /// A secret that only a holder of the private key can know and that is the
+    /// same after a restart, one for each label. It changes with the key, and
+    /// with the key's encoding (PKCS#8, SEC1).
+    pub(crate) fn stable_key(&self, label: &[u8]) -> [u8; 32] {
+        hmac_sha256(self.identity.0.key.secret_der(), &[label])
+    }
+}
+
+impl Identity {
+    fn resolver(&self) -> Arc<SingleCertAndKey> {
+        Arc::new(SingleCertAndKey::from(Arc::clone(&self.0.certified)))
+    }
+}
+
+/// The fingerprint of what quinn's `Connection::peer_identity` returns: the key
+/// that the peer has proved to hold. `None` for a peer that showed no
+/// certificate.
+pub(crate) fn peer_fingerprint(identity: Option<Box<dyn Any>>) -> Option<Fingerprint> {
+    let chain = identity?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    fingerprint_of(chain.first()?).ok()
+}
+
+/// Bounds on the number of tickets that a server stores. The store forgets the
+/// oldest ticket when it is full, and its client then makes a full handshake: a
+/// matter of CPU time, nothing else. rustls's default is the lower bound. A slot
+/// costs some 100 bytes up front and 1 to 2 KiB when used: with the upper bound
+/// 6 and 128 MiB.
+const STORED_TICKETS_MIN: usize = 256;
+const STORED_TICKETS_MAX: usize = 65_536;
+
+/// Every session must find a ticket of its latest connection, which was sent
+/// `tickets_sent` at a time.
+fn stored_tickets(sessions: u32, tickets_sent: usize) -> usize {
+    usize::try_from(sessions)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(tickets_sent)
+        .clamp(STORED_TICKETS_MIN, STORED_TICKETS_MAX)
+}
+
+/// The feature's crypto provider.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(backend::default_provider())
+}
+
+/// All certificates in `text`, of which there is at least one.
+fn read_certificates(
+    text: &[u8],
+    what: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| TlsError::BadPem { what })?;
+    if certificates.is_empty() {
+        return Err(TlsError::NoCertificate);
+    }
+    Ok(certificates)
+}
+
+fn read_roots(text: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(text, "CA certificates")? {
+        roots.add(certificate).map_err(invalid_certificate)?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn invalid_certificate(error: rustls::Error) -> TlsError {
+    let reason = match error {
+        rustls::Error::InvalidCertificate(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    TlsError::InvalidCertificate { reason }
+}
+
+/// Bytes of DER in a line of PEM: 64 digits (RFC 7468 section 2).
+const PEM_LINE: usize = 48;
+
+/// Appends `der` as PEM (RFC 7468).
+fn write_pem(pem: &mut String, label: &str, der: &[u8]) {
+    pem.extend(["-----BEGIN ", label, "-----\n"]);
+    for line in der.chunks(PEM_LINE) {
+        for group in line.chunks(3) {
+            let word = [0, 1, 2].map(|i| u32::from(group.get(i).copied().unwrap_or(0)));
+            let word = (word[0] << 16) | (word[1] << 8) | word[2];
+            for digit in 0..4 {
+                let six = (word >> (18 - 6 * digit)) & 0x3f;
+                pem.push(if digit <= group.len() { base64_digit(six as i16) } else { '=' });
+            }
+        }
+        pem.push('\n');
+    }
+    pem.extend(["-----END ", label, "-----\n"]);
+}
+
+/// The base64 digit of a value below 64. Arithmetic instead of a table: what is
+/// encoded may be a private key, and look-ups leave traces in the cache.
+fn base64_digit(value: i16) -> char {
+    // Each shift gives all ones if `value` lies beyond the bound, else zero.
+    let mut digit = value + i16::from(b'A');
+    digit += ((25 - value) >> 8) & 6;
+    digit -= ((51 - value) >> 8) & 75;
+    digit -= ((61 - value) >> 8) & 15;
+    digit += ((62 - value) >> 8) & 3;
+    char::from(digit as u8)
+}
