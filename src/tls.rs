@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
 #[cfg(feature = "aws-lc-rs")]
 use rustls::crypto::aws_lc_rs as backend;
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
 use rustls::crypto::ring as backend;
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
@@ -314,10 +314,8 @@ impl ServerTls {
             .with_client_cert_verifier(Arc::clone(&self.clients))
             .with_cert_resolver(self.identity.resolver());
         config.alpn_protocols = vec![ALPN.to_vec()];
-        config.session_storage = ServerSessionMemoryCache::new(stored_tickets(
-            sessions,
-            config.send_tls13_tickets,
-        ));
+        config.session_storage =
+            ServerSessionMemoryCache::new(stored_tickets(sessions, config.send_tls13_tickets));
         Ok(config)
     }
 
@@ -425,4 +423,134 @@ fn base64_digit(value: i16) -> char {
     digit -= ((61 - value) >> 8) & 15;
     digit += ((62 - value) >> 8) & 3;
     char::from(digit as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made by openssl: Ed25519, self-signed. The hash is what the command in the
+    /// documentation of `Fingerprint` prints for it.
+    const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBRDCB96ADAgECAhQ+uppsr7FXmZGYisA/qsWtR//vWzAFBgMrZXAwFzEVMBMG
+A1UEAwwMZXZlcm11eCB0ZXN0MCAXDTI2MTEyMzEyMzQxNVoYDzIxMjYxMDMwMTIz
+NDE1WjAXMRUwEwYDVQQDDAxldmVybXV4IHRlc3QwKjAFBgMrZXADIQBfjPfa0llf
+g6Q16iv9fwV2/+QKY3xXvzGLBjRglExg16NTMFEwHQYDVR0OBBYEFAPfN/TiCBH+
+J04+tCq8jCosD34mMB8GA1UdIwQYMBaAFAPfN/TiCBH+J04+tCq8jCosD34mMA8G
+A1UdEwEB/wQFMAMBAf8wBQYDK2VwA0EAXoWJk6vguXEIj/MhTcqSxxVFMCp37Ji5
+BeWwgSie5ESDihPLCX7B8+CnzqTEh3vw9dINax8LZgB9w6PUXUnODQ==
+-----END CERTIFICATE-----
+";
+    const CERTIFICATE_SHA256: &str =
+        "f0874adc8f326db5dfefa871e53f468311500be188c5acde9fa80175ddeae9e1";
+
+    #[test]
+    fn a_fingerprint_is_what_openssl_says() {
+        let chain = read_certificates(CERTIFICATE.as_bytes(), "test").unwrap();
+        let fingerprint = fingerprint_of(&chain[0]).unwrap();
+        assert_eq!(fingerprint.to_string(), CERTIFICATE_SHA256);
+        assert_eq!(peer_fingerprint(Some(Box::new(chain))), Some(fingerprint));
+        assert_eq!(peer_fingerprint(None), None);
+        assert_eq!(peer_fingerprint(Some(Box::new(Vec::<CertificateDer<'static>>::new()))), None);
+    }
+
+    #[test]
+    fn pem_is_written_as_openssl_writes_it() {
+        let chain = read_certificates(CERTIFICATE.as_bytes(), "test").unwrap();
+        let mut written = String::new();
+        write_pem(&mut written, "CERTIFICATE", &chain[0]);
+        assert_eq!(written, CERTIFICATE);
+    }
+
+    #[test]
+    fn base64_has_its_digits_in_order_and_pads() {
+        let digits: String = (0..64).map(base64_digit).collect();
+        assert_eq!(digits, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/");
+        for (bytes, text) in [("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
+        {
+            let mut pem = String::new();
+            write_pem(&mut pem, "X", bytes.as_bytes());
+            assert_eq!(pem, format!("-----BEGIN X-----\n{text}\n-----END X-----\n"));
+        }
+    }
+
+    #[test]
+    fn text_without_what_is_looked_for_is_refused_by_name() {
+        let certificate = CERTIFICATE.as_bytes();
+        let broken = CERTIFICATE.replace("-----END CERTIFICATE-----\n", "");
+        let garbled = CERTIFICATE.replacen("MII", "M!I", 1);
+        let no_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let ca = |text: &str| ClientTls::with_ca_pem(text.as_bytes()).unwrap_err();
+        let bad = |what| TlsError::BadPem { what };
+        assert_eq!(ca("no PEM"), TlsError::NoCertificate);
+        assert_eq!(ca(&broken), bad("CA certificates"));
+        assert_eq!(ca(&garbled), bad("CA certificates"));
+        assert!(matches!(ca(no_der), TlsError::InvalidCertificate { .. }));
+
+        let identity = |chain, key| Identity::from_pem(chain, key).unwrap_err();
+        assert_eq!(identity(b"", b""), TlsError::NoCertificate);
+        assert_eq!(identity(broken.as_bytes(), b""), bad("certificate chain"));
+        assert_eq!(identity(certificate, certificate), TlsError::NoPrivateKey);
+        let key = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        assert_eq!(identity(certificate, &key[..40]), bad("private key"));
+        assert_eq!(identity(certificate, key), TlsError::UnsupportedKey);
+        let encrypted = key.map(|byte| if byte == b'P' { b'Q' } else { byte });
+        assert_eq!(identity(certificate, &encrypted), TlsError::NoPrivateKey);
+    }
+
+    #[test]
+    fn the_ticket_store_has_room_for_every_session_within_bounds() {
+        assert_eq!(stored_tickets(0, 2), STORED_TICKETS_MIN);
+        assert_eq!(stored_tickets(1_000, 2), 2_000);
+        assert_eq!(stored_tickets(u32::MAX, 4), STORED_TICKETS_MAX);
+    }
+
+    #[cfg(feature = "self-signed")]
+    mod identities {
+        use super::*;
+
+        #[test]
+        fn stored_as_pem_they_come_back_the_same() {
+            let made = Identity::self_signed(&["localhost", "*.example.com", "::1"]).unwrap();
+            let (chain, key) = (made.certificate_pem(), made.private_key_pem());
+            let read = Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
+            assert_eq!(read.fingerprint(), made.fingerprint());
+            assert_eq!(read.certificate_pem(), chain);
+            assert_eq!(read.private_key_pem(), key);
+            let both = format!("{}{chain}", *key);
+            assert!(Identity::from_pem(both.as_bytes(), both.as_bytes()).is_ok());
+
+            // What a restarted server derives from the key is the same, too.
+            let stable = |identity, label| ServerTls::new(identity).stable_key(label);
+            assert_eq!(stable(read.clone(), b"a"), stable(made.clone(), b"a"));
+            assert_ne!(stable(read, b"a"), stable(made.clone(), b"b"));
+            let other = Identity::self_signed(&[]).unwrap();
+            assert_ne!(stable(other, b"a"), stable(made, b"a"));
+        }
+
+        #[test]
+        fn the_key_of_another_certificate_is_refused() {
+            let [one, two] = [(); 2].map(|()| Identity::self_signed(&[]).unwrap());
+            let (chain, key) = (one.certificate_pem(), two.private_key_pem());
+            let error = Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap_err();
+            assert_eq!(error, TlsError::KeyMismatch);
+        }
+
+        #[test]
+        fn names_that_no_peer_could_use_are_refused() {
+            for name in ["", "a b", "ä.example", "*.", "a.*.example", "-a", "http://a"] {
+                let error = Identity::self_signed(&["localhost", name]).unwrap_err();
+                assert_eq!(error, TlsError::InvalidName { name: name.into() });
+            }
+        }
+
+        #[test]
+        fn debug_output_has_no_key_in_it() {
+            let identity = Identity::self_signed(&[]).unwrap();
+            let text = format!("Identity {{ fingerprint: {:?}, .. }}", identity.fingerprint());
+            assert_eq!(format!("{identity:?}"), text);
+            assert!(format!("{:?}", ServerTls::new(identity)).contains(&text));
+        }
+    }
 }

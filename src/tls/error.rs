@@ -44,7 +44,9 @@ pub enum TlsError {
     },
     /// The peer's certificate was not issued by a trusted authority, or its key
     /// is not one of the pinned or allowed keys.
-    #[error("the peer is not trusted: check the CA certificates, or the fingerprint that is pinned or allowed")]
+    #[error(
+        "the peer is not trusted: check the CA certificates, or the fingerprint that is pinned or allowed"
+    )]
     UntrustedPeer,
     /// The server's certificate is for other names.
     #[error(
@@ -57,7 +59,9 @@ pub enum TlsError {
     )]
     ExpiredCertificate,
     /// The peers have no application protocol in common.
-    #[error("the peer is not evermux, or a version that does not fit: check the address, or upgrade")]
+    #[error(
+        "the peer is not evermux, or a version that does not fit: check the address, or upgrade"
+    )]
     WrongProtocol,
     /// The server accepts only clients that show a certificate, and this one
     /// shows none.
