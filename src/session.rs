@@ -275,13 +275,16 @@ pub(crate) struct Table {
     pub(crate) settled: bool,
     /// No new pipes from this side.
     draining: bool,
-    connection: Option<(Connection, Epoch)>,
+    connection: Option<Attached>,
     /// Round-trip time of the last connection, when it was given up.
     last_rtt: Option<Duration>,
     detached_since: Option<Instant>,
     downtime: Duration,
     resumes: u64,
 }
+
+/// The attached connection and its epoch.
+type Attached = (Connection, Epoch);
 
 /// What the application wants of the driver.
 #[derive(Debug, Default)]
@@ -344,10 +347,7 @@ impl SessionShared {
         self.table().pipes.values().cloned().collect()
     }
 
-    fn open(
-        &self,
-        label: Bytes,
-    ) -> Result<(Arc<PipeShared>, Option<(Connection, Epoch)>), OpenError> {
+    fn open(&self, label: Bytes) -> Result<(Arc<PipeShared>, Option<Attached>), OpenError> {
         let mut table = self.table();
         if let Some(error) = &table.ended {
             return Err(SessionError::clone(error).into());

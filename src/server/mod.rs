@@ -123,7 +123,7 @@ impl Server {
 
     /// All sessions, attached or not.
     pub fn sessions(&self) -> Vec<SessionInfo> {
-        self.shared.registry.sessions().iter().map(|session| session_info(session)).collect()
+        self.shared.registry.sessions().iter().map(session_info).collect()
     }
 
     /// Closes a session by its id; `false` if there is none of that id.

@@ -68,7 +68,7 @@ pub enum TlsError {
     #[error("the server requires a client certificate: give the client an identity")]
     ClientCertificateRequired,
     /// The peer does not accept the certificate of this side.
-    #[error("the peer rejects our certificate ({reason}): have its key or issuer trusted there")]
+    #[error("the peer rejects our certificate: {reason}")]
     CertificateRejected {
         /// What the peer says is wrong with it.
         reason: &'static str,
@@ -115,13 +115,13 @@ impl TlsError {
 /// What an alert from the peer says about our certificate, if anything.
 fn rejection(alert: Alert, about_certificate: bool) -> Option<&'static str> {
     match alert {
-        Alert::UnknownCA => Some("not issued by an authority it trusts"),
-        Alert::AccessDenied => Some("its key is not allowed"),
-        Alert::CertificateExpired => Some("expired or not valid yet"),
-        Alert::CertificateRevoked => Some("revoked"),
-        Alert::BadCertificate => Some("broken, or for another name"),
-        Alert::UnsupportedCertificate => Some("not meant for this use"),
-        Alert::CertificateUnknown => Some("not acceptable"),
+        Alert::UnknownCA => Some("it was not issued by an authority that is trusted there"),
+        Alert::AccessDenied => Some("its fingerprint is not allowed there"),
+        Alert::CertificateExpired => Some("it has expired or is not valid yet"),
+        Alert::CertificateRevoked => Some("it was revoked"),
+        Alert::BadCertificate => Some("it is broken or for another name"),
+        Alert::UnsupportedCertificate => Some("it is not meant for this use"),
+        Alert::CertificateUnknown => Some("it is not acceptable there"),
         Alert::DecryptError if about_certificate => Some("its signature is wrong"),
         _ => None,
     }

@@ -284,7 +284,8 @@ mod tests {
     fn a_server_with_another_key_than_the_pinned_one_is_not_trusted() {
         for pins in [vec![], vec![identity().fingerprint()]] {
             let outcome = handshake(&ClientTls::with_pins(pins), &ServerTls::new(identity()));
-            let (client, server) = (TlsError::UntrustedPeer, rejected("its key is not allowed"));
+            let (client, server) =
+                (TlsError::UntrustedPeer, rejected("its fingerprint is not allowed there"));
             assert_eq!(outcome, Outcome { client: Err(client), server: Err(server) });
         }
     }
@@ -339,11 +340,15 @@ mod tests {
         // Has the authority's name in it, as all that rcgen makes.
         let namesake = Authority::new().issue(|_| ());
         for (server, client_error, reason) in [
-            (identity(), TlsError::UntrustedPeer, "not issued by an authority it trusts"),
+            (
+                identity(),
+                TlsError::UntrustedPeer,
+                "it was not issued by an authority that is trusted there",
+            ),
             (namesake, TlsError::UntrustedPeer, "its signature is wrong"),
-            (elsewhere, TlsError::WrongName, "broken, or for another name"),
-            (expired, TlsError::ExpiredCertificate, "expired or not valid yet"),
-            (early, TlsError::ExpiredCertificate, "expired or not valid yet"),
+            (elsewhere, TlsError::WrongName, "it is broken or for another name"),
+            (expired, TlsError::ExpiredCertificate, "it has expired or is not valid yet"),
+            (early, TlsError::ExpiredCertificate, "it has expired or is not valid yet"),
         ] {
             let outcome = handshake(&authority.tls(), &ServerTls::new(server));
             let server = Err(rejected(reason));
@@ -390,7 +395,7 @@ mod tests {
         assert_eq!(outcome, Outcome { client: host_key, server: Ok(Some(friend.fingerprint())) });
 
         let outcome = handshake(&client.clone().identity(stranger), &server);
-        let reason = "its key is not allowed";
+        let reason = "its fingerprint is not allowed there";
         let error = Err(TlsError::UntrustedPeer);
         assert_eq!(outcome, Outcome { client: Err(rejected(reason)), server: error });
 
@@ -411,7 +416,10 @@ mod tests {
         assert_eq!(outcome.server, Ok(Some(issued.fingerprint())));
 
         let outcome = handshake(&client.clone().identity(identity()), &server);
-        assert_eq!(outcome.client, Err(rejected("not issued by an authority it trusts")));
+        assert_eq!(
+            outcome.client,
+            Err(rejected("it was not issued by an authority that is trusted there"))
+        );
         assert_eq!(outcome.server, Err(TlsError::UntrustedPeer));
 
         let outcome = handshake(&client, &server);

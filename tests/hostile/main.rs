@@ -1,0 +1,2 @@
+//! Peers that break the protocol.
+fn main() {}
