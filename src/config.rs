@@ -88,8 +88,8 @@ impl SessionConfig {
     }
 
     /// Client: how often the link is probed while pipes are open. Default 5 s,
-    /// below the 30 s after which many NATs forget a UDP flow; every second for
-    /// a while after something was written. Without pipes a quarter of the idle
+    /// below the 30 s after which many NATs forget a UDP flow; every second (at
+    /// most this) for ten seconds after traffic. Without pipes a quarter of the idle
     /// timeout is enough.
     pub fn probe_interval(&mut self, interval: Duration) -> &mut Self {
         self.probe_interval = interval;

@@ -426,7 +426,7 @@ impl SessionShared {
     /// The link is down.
     pub(crate) fn set_detached(&self, epoch: Epoch, cause: DetachCause) {
         self.table().detached_since.get_or_insert_with(crate::clock::now);
-        let since = std::time::Instant::now();
+        let since = crate::clock::now().into_std();
         tracing::info!(session = %self.id, %epoch, %cause, "detached");
         self.link.send_replace(LinkState::Detached { epoch, since, cause: cause.clone() });
         self.emit(SessionEvent::Detached { epoch, cause });

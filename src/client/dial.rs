@@ -20,6 +20,15 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// trust.
 const ADDRESSES_MAX: usize = 8;
 
+/// Once all addresses are being tried, how long until one is tried again, from a
+/// fresh socket: QUIC's own repetitions of a lost first packet become rare
+/// quickly (RFC 9002 section 6.2), and a server that has just come back would
+/// wait for the next.
+const RENEWAL: Duration = Duration::from_secs(1);
+
+/// Most dials in one attempt, renewals included.
+const DIALS_MAX: usize = 16;
+
 /// Connects to whichever address of `target` answers first.
 ///
 /// # Cancel safety
@@ -38,9 +47,11 @@ pub(super) async fn dial(
     let addrs = clock::until(deadline, addresses(config, target, begun, deadline))
         .await
         .unwrap_or_else(|| Err(timed_out()))?;
-    let mut waiting = addrs.into_iter();
+    let first_round = addrs.len();
+    let mut waiting = addrs.into_iter().cycle().take(DIALS_MAX).enumerate();
     let mut attempts: JoinSet<Result<(Connection, Dialler), DialError>> = JoinSet::new();
     let mut worst = None;
+    let mut failed = 0;
     let mut next_start = Some(begun);
     loop {
         let step = tokio::select! {
@@ -56,15 +67,22 @@ pub(super) async fn dial(
         match step {
             Step::TimedOut => return Err(worst.unwrap_or_else(timed_out)),
             // What somebody said is worth more than silence.
-            Step::Failed(error) => worst = Some(error),
+            Step::Failed(error) => {
+                worst = Some(error);
+                failed += 1;
+            }
             Step::Start => {}
         }
+        if failed == first_round {
+            // Every address has said no: asking again is for the next attempt.
+            return Err(worst.unwrap_or_else(timed_out));
+        }
         match waiting.next() {
-            Some(addr) => {
+            Some((number, addr)) => {
                 attempts.spawn(attempt(config, quic, target, addr, last_rtt));
-                next_start = Some(clock::now() + STAGGER);
+                let gap = if number + 1 < first_round { STAGGER } else { RENEWAL };
+                next_start = Some(clock::now() + gap);
             }
-            None if attempts.is_empty() => return Err(worst.unwrap_or_else(timed_out)),
             None => next_start = None,
         }
     }

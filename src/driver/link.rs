@@ -20,7 +20,7 @@ use crate::control::{ControlError, ControlReader, ControlWriter};
 use crate::error::SessionError;
 use crate::id::{Epoch, Side};
 use crate::misbehaved::PeerMisbehaved;
-use crate::pipe::{PipeShared, Wants};
+use crate::pipe::{PipeShared, Totals, Wants};
 use crate::proto::{Accepted, Located, Outgoing};
 use crate::quic::{Connection, Dialler, RecvStream, SendStream};
 use crate::session::SessionShared;
@@ -36,11 +36,11 @@ const HEADER_READ: usize = 64 * 1024;
 /// Free streams that the peer is kept supplied with.
 const STREAM_HEADROOM: u64 = 32;
 
-/// How often the link is probed for a while after something was written: bytes
-/// wait, and somebody may notice.
+/// How often the link is probed just after traffic: somebody is there who would
+/// notice.
 const BUSY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// For so many intervals.
+/// How many such probes follow the last traffic.
 const BUSY_PROBES: u32 = 10;
 
 /// A stream whose header has come, with what came after it.
@@ -134,6 +134,9 @@ impl Driver {
         loop {
             if let Err(end) = self.after_step(link) {
                 return end;
+            }
+            if shared.side == Side::Client {
+                link.probe.notice_traffic(&self.config, &shared.host.totals);
             }
             let timer = self.next_timer(link);
             let step = tokio::select! {
@@ -459,10 +462,10 @@ struct Probe {
     number: u64,
     outstanding: Option<Outstanding>,
     next: Option<Instant>,
-    /// Intervals left in which the link is probed quickly.
+    /// Quick probes left since the last traffic.
     busy: u32,
-    /// What `Totals::written` was at the last look.
-    written: u64,
+    /// Bytes written and read at the last look.
+    traffic: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -479,6 +482,17 @@ enum ProbeStep {
 }
 
 impl Probe {
+    /// Brings the next probe forward if there was traffic since the last look.
+    fn notice_traffic(&mut self, config: &SessionConfig, totals: &Totals) {
+        let traffic = totals.written.load(Relaxed).wrapping_add(totals.read.load(Relaxed));
+        if traffic != self.traffic {
+            self.traffic = traffic;
+            self.busy = BUSY_PROBES;
+            let soon = clock::now() + config.probe_interval.min(BUSY_PROBE_INTERVAL);
+            self.next = self.next.map(|next| next.min(soon));
+        }
+    }
+
     /// The first probe goes out at once: it confirms the connection to the
     /// server.
     fn deadline(&self) -> Instant {
@@ -511,13 +525,10 @@ impl Probe {
         if self.next.is_some_and(|next| now < next) {
             return ProbeStep::Wait;
         }
-        let written = shared.host.totals.written.load(Relaxed);
-        let waiting = shared.host.totals.kept.load(Relaxed) > 0;
-        self.busy = if written != self.written { BUSY_PROBES } else { self.busy.saturating_sub(1) };
-        self.written = written;
+        self.busy = self.busy.saturating_sub(1);
         let interval = if shared.table().core.live_pipes() == 0 {
             config.idle_probe_interval()
-        } else if waiting && self.busy > 0 {
+        } else if self.busy > 0 {
             config.probe_interval.min(BUSY_PROBE_INTERVAL)
         } else {
             config.probe_interval

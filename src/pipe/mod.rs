@@ -1,9 +1,11 @@
 //! Backed pipes: what the application holds.
 
+mod attachment;
 mod budget;
 mod host;
 mod reader;
 mod shared;
+mod streams;
 mod writer;
 
 use std::io;
@@ -14,10 +16,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub(crate) use attachment::Wants;
 pub(crate) use budget::SharedBudget;
-pub(crate) use host::{Handle, Host};
+pub(crate) use host::{Handle, Host, Totals};
 pub use reader::BackedReader;
-pub(crate) use shared::{PipeShared, Wants};
+pub(crate) use shared::PipeShared;
 pub use writer::BackedWriter;
 
 use crate::id::PipeId;

@@ -1,0 +1,296 @@
+//! What the driver does with a pipe: attach and detach its streams, pump what
+//! they have not had yet, and pass on what the peer says of it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+
+use super::shared::{CHUNK_MAX, PipeShared, State, wake};
+use super::streams::{Rx, Tx};
+use crate::error::SessionError;
+use crate::id::Epoch;
+use crate::misbehaved::PeerMisbehaved;
+use crate::proto::{Outgoing, PeerView};
+use crate::quic::{RecvStream, SendStream, StreamGone};
+use crate::wire::Position;
+
+/// Chunks that a replay hands over before it lets other tasks run.
+const PUMP_BATCH: usize = 16;
+
+/// A replay larger than this gives way to the other pipes until it is through:
+/// interactive pipes come before bulk.
+const BULK_REPLAY: u64 = 64 * 1024;
+
+/// What the driver should do about a pipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wants {
+    /// Open a stream for it.
+    pub(crate) stream: bool,
+    /// Run [`PipeShared::poll_pump`].
+    pub(crate) pump: bool,
+    /// Forget it.
+    pub(crate) retire: bool,
+}
+
+impl PipeShared {
+    /// Attaches the streams of a new connection. `begun` says where the peer's
+    /// direction starts and what came with its header, if that was read.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        epoch: Epoch,
+        stream: (SendStream, RecvStream),
+        begun: Option<(u64, Bytes)>,
+    ) -> Result<(), PeerMisbehaved> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let (send, recv) = stream;
+        state.opening = false;
+        if state.ended.is_some() || !self.host.is_attached(epoch) {
+            return Ok(());
+        }
+        if state.epoch == Some(epoch) {
+            if begun.is_some() {
+                return Err(PeerMisbehaved::DuplicateStream { pipe: self.id });
+            }
+            // Opened by the driver and by `open_pipe` at once: one is enough.
+            return Ok(());
+        }
+        state.epoch = Some(epoch);
+        let (header, ahead, skip) = match begun {
+            Some((start, ahead)) => (None, ahead, state.core.recv.on_stream(start)?),
+            None => (Some(BytesMut::new()), Bytes::new(), 0),
+        };
+        if state.core.recv.end().is_none() {
+            state.rx = Some(Rx { stream: recv, epoch, header, ahead, skip });
+            wake(&mut state.reader);
+        }
+        if state.core.send.is_done() && self.id.opener() != self.side {
+            return Ok(());
+        }
+        let owed = state.core.send.written() - state.core.send.sent();
+        let bulk = owed > BULK_REPLAY;
+        send.set_priority(if bulk { state.priority.saturating_sub(1) } else { state.priority });
+        state.tx = Some(Tx {
+            stream: send,
+            epoch,
+            header: state.core.header(self.side, epoch).encode(),
+            pumping: false,
+            pump_due: false,
+            finished: false,
+            gone: false,
+        });
+        // The opener's header announces the stream, so it goes out at once. The
+        // acceptor's comes with its first byte.
+        if self.id.opener() == self.side
+            || !state.core.send.is_caught_up()
+            || state.core.send.wants_fin()
+        {
+            self.start_pump(state);
+        }
+        Ok(())
+    }
+
+    /// Lets go of the streams: nothing that is still in them counts.
+    pub(crate) fn detach(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.tx = None;
+        state.rx = None;
+        state.epoch = None;
+        state.opening = false;
+        state.core.detach();
+        wake(&mut state.writer);
+        wake(&mut state.reader);
+    }
+
+    /// Hands what the stream has not had yet to it; ready when it has caught
+    /// up, or is of no use any more.
+    pub(crate) fn poll_pump(&self, cx: &mut Context<'_>, epoch: Epoch) -> Poll<()> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        for _ in 0..PUMP_BATCH {
+            let Some(tx) = state.tx.as_mut().filter(|tx| tx.epoch == epoch && !tx.gone) else {
+                return Poll::Ready(());
+            };
+            let chunk = state.core.send.unsent(CHUNK_MAX);
+            if chunk.is_empty() && tx.header.is_empty() {
+                if state.core.send.wants_fin() && !tx.finished {
+                    tx.stream.finish();
+                    tx.finished = true;
+                }
+                tx.pumping = false;
+                tx.stream.set_priority(state.priority);
+                // It may have waited for room in the buffer; now the stream
+                // takes its bytes too.
+                wake(&mut state.writer);
+                return Poll::Ready(());
+            }
+            match ready!(tx.poll_write(cx, &chunk)) {
+                Ok(taken) => {
+                    let replayed = state.core.send.on_sent(taken as u64);
+                    state.replayed += replayed;
+                    self.host.totals.replayed.fetch_add(replayed, Relaxed);
+                }
+                Err(StreamGone) => tx.gone = true,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes the control frames that are to be sent, and says what else is to
+    /// be done. `later`: this is the batch of acks.
+    pub(crate) fn visit(&self, later: bool, outgoing: &mut Vec<Outgoing>) -> Wants {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if later {
+            state.due_later = false;
+        } else {
+            state.due_now = false;
+        }
+        while let Some(frame) = state.core.poll_outgoing(later) {
+            outgoing.push(frame);
+        }
+        self.wants(state)
+    }
+
+    /// What is to be done, without taking frames.
+    pub(crate) fn look(&self) -> Wants {
+        let mut guard = self.lock();
+        self.wants(&mut guard)
+    }
+
+    fn wants(&self, state: &mut State) -> Wants {
+        let pump = state.tx.as_mut().is_some_and(|tx| std::mem::take(&mut tx.pump_due));
+        let stream = self.id.opener() == self.side
+            && state.epoch.is_none()
+            && !state.opening
+            && state.ended.is_none()
+            && state.core.needs_stream();
+        state.opening |= stream;
+        Wants { stream, pump, retire: state.core.is_retired() }
+    }
+
+    /// Whether a stream should still be opened for it.
+    pub(crate) fn is_opening(&self) -> bool {
+        let state = self.lock();
+        state.opening && state.ended.is_none() && state.core.needs_stream()
+    }
+
+    pub(crate) fn on_ack(&self, offset: u64, done: bool) -> Result<Wants, PeerMisbehaved> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.core.send.on_ack(offset, done)?;
+        self.after_ack(state);
+        Ok(self.wants(state))
+    }
+
+    pub(crate) fn on_stop(self: &Arc<Self>, code: u32, offset: u64) -> Result<(), PeerMisbehaved> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.core.send.on_stop(code, offset)?;
+        // Whatever it still holds, nobody wants. Its header got through, or the
+        // peer could not have named the pipe.
+        state.tx = None;
+        self.after_ack(state);
+        self.mark_now(state);
+        Ok(())
+    }
+
+    pub(crate) fn on_reset(self: &Arc<Self>, code: u32, offset: u64) -> Result<(), PeerMisbehaved> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.core.recv.on_reset(code, offset)?;
+        state.rx = None;
+        wake(&mut state.reader);
+        self.mark_now(state);
+        Ok(())
+    }
+
+    /// This pipe's line in our table; only while detached.
+    pub(crate) fn measure(&self) -> Position {
+        self.lock().core.measure()
+    }
+
+    /// Takes in what the peer's table says of this pipe. Returns how many bytes
+    /// will be sent again.
+    pub(crate) fn on_resume(self: &Arc<Self>, view: PeerView) -> Result<u64, PeerMisbehaved> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.core.on_resume(view)?;
+        self.after_ack(state);
+        wake(&mut state.reader);
+        // Frames that the table has given rise to, or that came after it was
+        // measured.
+        self.mark_now(state);
+        Ok(state.core.send.replay_due())
+    }
+
+    /// Whether everything written was read by the peer's application.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.lock().core.send.is_settled()
+    }
+
+    /// The session has ended: everybody who waits is told, all memory comes
+    /// back.
+    pub(crate) fn end(&self, error: &Arc<SessionError>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.ended.get_or_insert_with(|| error.clone());
+        state.tx = None;
+        state.rx = None;
+        state.core.send.clear();
+        self.settle(state);
+        wake(&mut state.writer);
+        wake(&mut state.reader);
+    }
+
+    /// Marks the pipe as looked at while nothing could be sent: it can be due
+    /// again.
+    pub(crate) fn clear_due(&self) {
+        let mut state = self.lock();
+        state.due_now = false;
+        state.due_later = false;
+    }
+
+    fn after_ack(&self, state: &mut State) {
+        if state.core.send.is_done() {
+            state.tx = None;
+        }
+        self.settle(state);
+        wake(&mut state.writer);
+    }
+
+    /// Runs the pump as far as it goes, and leaves the rest to the driver.
+    pub(super) fn start_pump(self: &Arc<Self>, state: &mut State) {
+        let Some(tx) = &mut state.tx else { return };
+        if tx.pumping || tx.gone {
+            return;
+        }
+        // All but the rarest pumps (a FIN, a header) are through at once.
+        let mut cx = Context::from_waker(Waker::noop());
+        if state.core.send.is_caught_up() {
+            let header_left = !tx.header.is_empty();
+            if header_left && !matches!(tx.poll_write(&mut cx, &Bytes::new()), Poll::Ready(Ok(_))) {
+                self.hand_pump_over(state);
+                return;
+            }
+            if state.core.send.wants_fin() && !tx.finished {
+                tx.stream.finish();
+                tx.finished = true;
+            }
+            return;
+        }
+        self.hand_pump_over(state);
+    }
+
+    fn hand_pump_over(self: &Arc<Self>, state: &mut State) {
+        if let Some(tx) = &mut state.tx {
+            tx.pumping = true;
+            tx.pump_due = true;
+        }
+        self.mark_now(state);
+    }
+}
