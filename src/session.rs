@@ -181,7 +181,12 @@ impl Session {
     ///
     /// The reconnect goes on if the future is dropped.
     pub async fn reconnect(&self) -> Result<Epoch, SessionError> {
-        let given_up = self.shared.table().core.epoch();
+        // The epoch of the link as it was last seen up, not that of an attempt
+        // under way: if that succeeds, it is the new connection.
+        let given_up = match self.link() {
+            LinkState::Attached { epoch, .. } | LinkState::Detached { epoch, .. } => epoch,
+            LinkState::Closed { error } => return Err(error),
+        };
         self.shared.request(|requests| requests.reconnect = Some(given_up));
         self.shared.redial.notify_one();
         self.attached_after(Some(given_up)).await

@@ -142,10 +142,8 @@ impl Driver {
             let step = tokio::select! {
                 biased;
                 lost = link.connection.closed() => Err(LinkEnd::Lost(lost)),
-                attach = self.attaches.recv() => match attach {
-                    Some(attach) => Err(LinkEnd::Attach(attach)),
-                    None => Err(LinkEnd::Ended(super::abandoned())),
-                },
+                // If the role is gone, the session lives as long as this link.
+                Some(attach) = self.attaches.recv() => Err(LinkEnd::Attach(attach)),
                 () = sleep_until(timer) => self.on_timer(link),
                 () = shared.host.wake.notified() => self.on_wake(link),
                 flushed = link.writer.flush(), if !link.writer.is_empty() => {

@@ -216,9 +216,7 @@ impl Driver {
                 attach = self.attaches.recv() => {
                     return match attach {
                         Some(attach) => LinkEnd::Attach(attach),
-                        // The role is gone, and with it every hope of a
-                        // connection.
-                        None => LinkEnd::Ended(abandoned()),
+                        None => LinkEnd::Ended(orphaned()),
                     };
                 }
                 () = sleep_until(deadline) => {
@@ -309,6 +307,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// The role is gone, and with it every hope of another connection.
+fn orphaned() -> SessionError {
+    SessionError::LocallyClosed { code: CloseCode::GOING_AWAY }
 }
 
 fn abandoned() -> SessionError {

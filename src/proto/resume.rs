@@ -76,6 +76,8 @@ pub(crate) enum PeerView {
 #[derive(Clone, Debug)]
 pub(crate) struct PeerTable {
     us: Side,
+    /// How many pipes we have opened: the peer cannot have seen more.
+    opened: u64,
     max_positions: u64,
     max_gaps: u64,
     head: Option<TableHead>,
@@ -87,7 +89,7 @@ impl PeerTable {
     /// Takes the next frame; `true` when the table is complete.
     pub(crate) fn on_frame(&mut self, frame: Frame) -> Result<bool, PeerMisbehaved> {
         match (frame, &self.head) {
-            (Frame::TableHead(head), None) => self.head = Some(head),
+            (Frame::TableHead(head), None) if head.seen <= self.opened => self.head = Some(head),
             (Frame::Gaps(Gaps(gaps)), Some(head)) => {
                 if gaps.iter().any(|gap| *gap >= head.seen) {
                     return Err(PeerMisbehaved::UnexpectedFrame { frame: "GAPS" });
@@ -237,10 +239,13 @@ impl SessionCore {
 
     /// An empty table for what the peer will send.
     pub(crate) fn expect_table(&self) -> PeerTable {
+        // Of our pipes it can know as many as we have opened, whatever it allows.
+        let ours = self.opened.min(self.peer.max_pipes);
         PeerTable {
             us: self.side,
-            max_positions: self.local.max_pipes.saturating_add(self.peer.max_pipes),
-            max_gaps: self.peer.max_pipes,
+            opened: self.opened,
+            max_positions: self.local.max_pipes.saturating_add(ours),
+            max_gaps: ours,
             head: None,
             gaps: BTreeSet::new(),
             positions: BTreeMap::new(),
