@@ -24,7 +24,15 @@ type BoxError = Box<dyn Error + Send + Sync>;
 const USAGE: &str = "usage: echo_client [--connect HOST:PORT] [--file PATH]";
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() {
+    if let Err(error) = run().await {
+        eprintln!("echo_client: {error}");
+        // Not by returning: that would wait for a read of standard input.
+        std::process::exit(1);
+    }
+}
+
+async fn run() -> Result<(), BoxError> {
     let (mut target, mut file) = ("127.0.0.1:4433".to_owned(), None::<PathBuf>);
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
@@ -39,14 +47,23 @@ async fn main() -> Result<(), BoxError> {
     let client = Client::new(ClientConfig::new(ClientTls::with_ca_pem(&certs.ca_pem)?))?;
     let session = client.connect(target.parse::<Target>()?).await?;
     tokio::spawn(tell(session.clone()));
+    // The end of the session is seen at once, also while standard input waits.
+    let same = tokio::select! {
+        same = there_and_back(&session, file) => same?,
+        ended = session.closed() => return Err(ended.into()),
+    };
+    session.shutdown().await?;
+    if same { Ok(()) } else { Err("what came back is not what was sent".into()) }
+}
 
-    let source: Box<dyn AsyncRead + Send + Unpin> = match &file {
+/// Sends everything, and says whether the same came back.
+async fn there_and_back(session: &Session, file: Option<PathBuf>) -> Result<bool, BoxError> {
+    let mut source: Box<dyn AsyncRead + Send + Unpin> = match &file {
         Some(path) => Box::new(tokio::fs::File::open(path).await?),
         None => Box::new(tokio::io::stdin()),
     };
     let (reader, mut writer) = session.open_pipe("echo")?.into_split();
     let returning = tokio::spawn(receive(reader, file.is_none()));
-    let mut source = source;
     let mut hash = Sha256::new();
     let (mut sent, mut buf) = (0u64, vec![0; 64 * 1024]);
     loop {
@@ -61,7 +78,6 @@ async fn main() -> Result<(), BoxError> {
     writer.finish();
     let (returned, returned_hash) = returning.await??;
     let same = returned == sent && returned_hash == hash.finalize()[..];
-    session.shutdown().await?;
     let stats = session.stats();
     eprintln!(
         "{sent} bytes sent, {returned} came back, {} resumes, {} bytes replayed: {}",
@@ -69,7 +85,7 @@ async fn main() -> Result<(), BoxError> {
         stats.bytes_replayed,
         if same { "sha256 equal" } else { "DIFFERENT" }
     );
-    if same { Ok(()) } else { Err("what came back is not what was sent".into()) }
+    Ok(same)
 }
 
 async fn receive(mut reader: BackedReader, show: bool) -> Result<(u64, Vec<u8>), BoxError> {

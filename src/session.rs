@@ -383,6 +383,9 @@ impl SessionShared {
         let mut table = self.table();
         if table.pipes.remove(&id).is_some() {
             table.core.retire(id);
+            // Given up by the peer before the application took it: whoever
+            // opens and gives up without end must not fill the queue.
+            table.incoming.retain(|pipe| pipe.id() != id);
         }
     }
 

@@ -147,9 +147,14 @@ impl Driver {
                 () = sleep_until(timer) => self.on_timer(link),
                 () = shared.host.wake.notified() => self.on_wake(link),
                 flushed = link.writer.flush(), if !link.writer.is_empty() => {
-                    // If the stream is gone, so is the connection.
-                    if flushed.is_err() { std::future::pending::<()>().await }
-                    Ok(())
+                    if flushed.is_err() {
+                        // The stream is gone, and with it the connection.
+                        Err(LinkEnd::Lost(control_gone(link).await))
+                    } else {
+                        // What was due while it was backed up.
+                        shared.host.wake.notify_one();
+                        Ok(())
+                    }
                 }
                 frame = link.reader.next(), if !link.writer.is_backed_up() => match frame {
                     Ok(frame) => self.on_frame(link, frame),
@@ -201,6 +206,10 @@ impl Driver {
     fn on_wake(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
         if let Some(end) = self.take_requests(Some(link.epoch)) {
             return Err(end);
+        }
+        if link.writer.is_backed_up() {
+            // The pipes stay due, each once, until the peer takes what it has.
+            return Ok(());
         }
         let due = self.shared.host.take_due(false);
         if let Some(misbehaved) = due.misbehaved {
