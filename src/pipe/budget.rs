@@ -26,13 +26,30 @@ impl SharedBudget {
         Self { state: Mutex::new(State { budget: Budget::new(limit), waiting: HashMap::new() }) }
     }
 
-    /// Takes up to `wanted` bytes. If that is not all, `waker` is woken when
-    /// bytes are given back; asking first and registering later could miss it.
-    pub(crate) fn take(&self, wanted: u64, key: usize, waker: &Waker) -> u64 {
-        let mut state = self.lock();
-        let granted = state.budget.take(wanted);
-        if granted < wanted {
-            state.waiting.insert(key, waker.clone());
+    /// Takes up to `wanted` bytes from this budget and, if there is one, from
+    /// `outer` as well: as many as both have. If that is none, `waiter` is woken
+    /// when bytes are given back to whichever had none.
+    ///
+    /// Both are locked at once. Taking from one and putting back what the other
+    /// has not would wake waiters for nothing, who would do the same to each
+    /// other for ever. For the same reason nobody waits who got something.
+    pub(crate) fn take(
+        &self,
+        outer: Option<&Self>,
+        wanted: u64,
+        waiter: Option<(usize, &Waker)>,
+    ) -> u64 {
+        let mut inner = self.lock();
+        let mut outer = outer.map(Self::lock);
+        let both = inner.budget.left().min(outer.as_ref().map_or(u64::MAX, |o| o.budget.left()));
+        let granted = wanted.min(both);
+        for state in [Some(&mut inner), outer.as_mut()].into_iter().flatten() {
+            match waiter {
+                Some((key, waker)) if granted == 0 && state.budget.left() == 0 => {
+                    state.waiting.insert(key, waker.clone());
+                }
+                _ => state.budget.take(granted),
+            }
         }
         granted
     }
@@ -63,5 +80,45 @@ impl SharedBudget {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held; if it did, counters stay counters.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_writer_is_woken_by_the_budget_that_it_lacks_and_by_no_other() {
+        let (session, server) = (SharedBudget::new(100), SharedBudget::new(50));
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        let waiter = Some((1, &waker));
+        assert_eq!(session.take(Some(&server), 70, waiter), 50, "what both have");
+        assert_eq!((session.used(), server.used()), (50, 50));
+        session.give_back(10);
+        server.give_back(0);
+        assert_eq!(count.0.load(Ordering::SeqCst), 0, "who got something does not wait");
+
+        assert_eq!(session.take(Some(&server), 70, waiter), 0);
+        assert_eq!((session.used(), server.used()), (40, 50), "all or nothing of both");
+        session.give_back(40);
+        assert_eq!(count.0.load(Ordering::SeqCst), 0, "the session has plenty");
+        server.give_back(1);
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        server.give_back(1);
+        assert_eq!(count.0.load(Ordering::SeqCst), 1, "woken once");
     }
 }

@@ -376,12 +376,10 @@ impl PipeShared {
         if needed == 0 {
             return wanted as usize;
         }
-        let mut granted = self.host.session_budget.take(needed, self.key(), waker);
-        if let Some(server) = &self.host.server_budget {
-            let by_server = server.take(granted, self.key(), waker);
-            self.host.session_budget.give_back(granted - by_server);
-            granted = by_server;
-        }
+        // With some room of its own the pipe need not wait for more.
+        let waiter = (needed == wanted).then_some((self.key(), waker));
+        let server = self.host.server_budget.as_deref();
+        let granted = self.host.session_budget.take(server, needed, waiter);
         state.charged += granted;
         (wanted - (needed - granted)) as usize
     }

@@ -19,11 +19,15 @@ impl Budget {
         Self { limit, used: 0 }
     }
 
-    /// Takes up to `wanted` bytes and says how many it got.
-    pub(crate) fn take(&mut self, wanted: u64) -> u64 {
-        let granted = wanted.min(self.limit - self.used);
-        self.used += granted;
-        granted
+    /// How many bytes may be taken.
+    pub(crate) fn left(&self) -> u64 {
+        self.limit - self.used
+    }
+
+    /// Takes bytes; the caller keeps to what is [`left`](Self::left).
+    pub(crate) fn take(&mut self, bytes: u64) {
+        debug_assert!(bytes <= self.left(), "the caller keeps to what is left");
+        self.used = self.limit.min(self.used + bytes);
     }
 
     /// Gives back bytes that [`take`](Self::take) granted.
@@ -46,14 +50,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_grants_what_is_left_and_no_more() {
+    fn what_is_taken_is_not_left_until_it_is_given_back() {
         let mut budget = Budget::new(100);
-        assert_eq!(budget.take(70), 70);
-        assert_eq!(budget.take(70), 30);
-        assert_eq!(budget.take(1), 0);
+        budget.take(70);
+        assert_eq!((budget.left(), budget.used()), (30, 70));
         budget.give_back(50);
-        assert_eq!(budget.take(60), 50);
-        assert_eq!(budget.used(), 100);
+        assert_eq!((budget.left(), budget.used()), (80, 20));
     }
 
     #[test]
