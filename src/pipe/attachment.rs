@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 
-use super::shared::{CHUNK_MAX, PipeShared, State, wake};
-use super::streams::{Rx, Tx};
+use super::shared::{PipeShared, State, wake};
+use super::streams::{CHUNK_MAX, Rx, Tx};
 use crate::error::SessionError;
 use crate::id::Epoch;
 use crate::misbehaved::PeerMisbehaved;

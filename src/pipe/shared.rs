@@ -14,17 +14,12 @@ use bytes::Bytes;
 use tokio::io::ReadBuf;
 
 use super::host::Host;
-use super::streams::{Rx, RxFailed, Tx};
+use super::streams::{CHUNK_MAX, Rx, RxFailed, Tx};
 use crate::error::{ReadError, SessionError, WriteError};
 use crate::id::{Epoch, PipeId, Side};
 use crate::proto::{Pipe, ReadEnd, WriteEnd, shared_part};
 use crate::quic::StreamGone;
 use crate::stats::PipeStats;
-
-/// Most bytes that one poll copies from the application, or hands to QUIC in a
-/// replay: large enough that its overhead is nothing, small enough that the
-/// copy is no waste when QUIC takes only a part.
-pub(super) const CHUNK_MAX: usize = 64 * 1024;
 
 /// A pipe, as its halves and the driver see it.
 #[derive(Debug)]

@@ -4,12 +4,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::shared::CHUNK_MAX;
 use crate::id::Epoch;
 use crate::misbehaved::PeerMisbehaved;
 use crate::proto::Pipe;
 use crate::quic::{RecvStream, SendStream, StreamGone};
 use crate::wire::{Header, HeaderKind};
+
+/// Most bytes that one poll copies from the application, or hands to QUIC in a
+/// replay: large enough that its overhead is nothing, small enough that the
+/// copy is no waste when QUIC takes only a part.
+pub(super) const CHUNK_MAX: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Tx {

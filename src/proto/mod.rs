@@ -38,8 +38,8 @@ mod token;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use budget::{Budget, PIPE_SHARE, shared_part};
-pub(crate) use pipe::{Outgoing, Pipe};
+pub(crate) use pipe::{Outgoing, PeerView, Pipe};
 pub(crate) use recv::ReadEnd;
-pub(crate) use resume::{PeerTable, PeerView};
+pub(crate) use resume::PeerTable;
 pub(crate) use send::WriteEnd;
 pub(crate) use session::{Accepted, Located, SessionCore};

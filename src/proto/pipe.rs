@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::recv::RecvHalf;
-use super::resume::PeerView;
 use super::send::SendHalf;
 use crate::id::{Epoch, PipeId, Side};
 use crate::misbehaved::PeerMisbehaved;
@@ -15,6 +14,17 @@ pub(crate) enum Outgoing {
     Ack(Ack),
     Reset(Reset),
     Stop(Stop),
+}
+
+/// What the peer's table says of one of our pipes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerView {
+    /// It is live there too.
+    Live(Position),
+    /// The peer has seen it and is done with it: a tombstone.
+    Gone,
+    /// The peer has never heard of it.
+    Unseen,
 }
 
 /// Both directions of a pipe.

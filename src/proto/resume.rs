@@ -22,6 +22,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::SeenIds;
+use super::pipe::PeerView;
 use super::session::SessionCore;
 use super::token::{Binding, Secret, proofs_equal};
 use crate::code::RefuseCode;
@@ -56,17 +57,6 @@ impl Table {
         let end = Frame::TableEnd(TableEnd { pipes });
         std::iter::once(head).chain(gaps).chain(positions).chain(std::iter::once(end))
     }
-}
-
-/// What the peer's table says of one of our pipes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PeerView {
-    /// It is live there too.
-    Live(Position),
-    /// The peer has seen it and is done with it: a tombstone.
-    Gone,
-    /// The peer has never heard of it.
-    Unseen,
 }
 
 /// The other side's table, as far as it has come.
