@@ -14,11 +14,22 @@ mod dev_certs;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::ExitCode;
 
 use evermux::{BackedPipe, Identity, Server, ServerConfig, ServerTls, Session, SessionEvent};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("echo_server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let listen: SocketAddr = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => "127.0.0.1:4433".parse()?,

@@ -23,7 +23,7 @@ pub enum SessionError {
         code: CloseCode,
     },
     /// The application on the other side closed it.
-    #[error("the session was closed by the peer ({code}): {}", String::from_utf8_lossy(.reason))]
+    #[error("the session was closed by the peer ({code}){}", colon(&String::from_utf8_lossy(.reason)))]
     PeerClosed {
         /// The peer's code.
         code: CloseCode,
