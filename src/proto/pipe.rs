@@ -71,7 +71,10 @@ impl Pipe {
         } else {
             HeaderKind::Continue
         };
-        Header { kind, epoch, pipe: self.id, start: self.send.sent() }
+        // Of a direction that was given up no bytes follow, and the peer may stand
+        // anywhere from `acked` on: beginning at the end would be a gap to it.
+        let start = if self.send.wants_stream() { self.send.sent() } else { self.send.acked() };
+        Header { kind, epoch, pipe: self.id, start }
     }
 
     /// Whether both sides know the ends of both directions: the pipe can be

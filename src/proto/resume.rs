@@ -192,6 +192,11 @@ impl SessionCore {
                 RefuseCode::SUPERSEDED
             });
         };
+        // The secret before the last change is kept for the holder who may not
+        // have heard of the change; with any other it is outdated.
+        if resume.holder != self.holder && !self.token.is_newest(&used) {
+            return Err(RefuseCode::SUPERSEDED);
+        }
         if resume.epoch <= self.epoch {
             return Err(RefuseCode::STALE_EPOCH);
         }

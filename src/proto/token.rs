@@ -104,6 +104,12 @@ impl Token {
         if newest { Some(self.newest.clone()) } else { previous.cloned() }
     }
 
+    /// Server: whether `used`, which [`check`](Self::check) gave, is the secret
+    /// after the last change.
+    pub(crate) fn is_newest(&self, used: &Secret) -> bool {
+        proofs_equal(&used.0, &self.newest.0)
+    }
+
     /// Moves on after a resume that was proved with `used`.
     pub(crate) fn advance(&mut self, used: Secret, binding: Binding<'_>) {
         self.newest = used.successor(binding);

@@ -1,1 +1,20 @@
+//! The core as a whole: two sessions, their pipes, and bad connections between
+//! them. What one type does by itself is tested beside it.
+//!
+//! - [`peer`]: one side of a session, driven the way the shell drives it.
+//! - [`pair`]: two of them, and connections that lose, hold and delay.
+//! - [`exchange`]: how such a pair resumes, step by step.
+//! - [`laws`]: what must hold after every step, whatever the schedule.
+//! - [`model`]: arbitrary schedules.
+//! - [`situations`]: schedules in which the exact order is the point.
+//! - [`claims`]: the same, about who holds the session.
+//! - [`hostile`]: a peer that does not keep to the protocol.
 
+mod claims;
+mod exchange;
+mod hostile;
+mod laws;
+mod model;
+mod pair;
+mod peer;
+mod situations;
