@@ -103,3 +103,8 @@ pub use session::Session;
 pub use stats::{PipeStats, ServerStats, SessionStats};
 pub use tls::{ClientTls, Fingerprint, Identity, ParseFingerprintError, ServerTls, TlsError};
 pub use wire::{ALPN, DecodeError, LABEL_MAX, PROTOCOL_VERSION};
+
+/// The programs in the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

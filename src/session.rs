@@ -43,7 +43,7 @@ impl Session {
 
     /// Opens a pipe. It can be used at once, also while the link is down.
     ///
-    /// The `label` (at most [`LABEL_MAX`](crate::LABEL_MAX) bytes, may be empty)
+    /// The `label` (at most [`LABEL_MAX`] bytes, may be empty)
     /// is for the acceptor to read: what the pipe is for. The acceptor hears of
     /// the pipe at once, before anything is written to it.
     ///

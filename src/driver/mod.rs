@@ -10,9 +10,9 @@
 //!      └──────────────────────────────────────┘         tried again
 //! ```
 //!
-//! - [`link`](self::link) runs an attached connection: control frames, streams,
+//! - [`link`] runs an attached connection: control frames, streams,
 //!   probes.
-//! - [`resume`](self::resume) brings a new connection from the role (the
+//! - [`resume`] brings a new connection from the role (the
 //!   client's dialler, the server's accept loop) to attached.
 
 mod link;

@@ -136,8 +136,10 @@ impl Pipe {
             }
             PeerView::Unseen => {
                 let forgotten = PeerMisbehaved::PipeForgotten { pipe: self.id };
-                // It told us before that it had seen it.
-                if self.seen || self.send.acked() > 0 {
+                // It told us before that it had seen it, or we had bytes or an
+                // end from it.
+                let heard = self.recv.read() > 0 || self.recv.is_done();
+                if self.seen || self.send.acked() > 0 || heard {
                     return Err(forgotten);
                 }
                 Ok(())

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ids::SeenIds;
 use super::pipe::PeerView;
-use super::session::SessionCore;
+use super::session::{SessionCore, most_live};
 use super::token::{Binding, Secret, proofs_equal};
 use crate::code::RefuseCode;
 use crate::id::{Epoch, HolderId, PipeId, Side};
@@ -235,12 +235,12 @@ impl SessionCore {
     /// An empty table for what the peer will send.
     pub(crate) fn expect_table(&self) -> PeerTable {
         // Of our pipes it can know as many as we have opened, whatever it allows.
-        let ours = self.opened.min(self.peer.max_pipes);
+        let ours = self.opened.min(most_live(self.peer.max_pipes));
         PeerTable {
             us: self.side,
             opened: self.opened,
             max_positions: self.local.max_pipes.saturating_add(ours),
-            max_gaps: ours,
+            max_gaps: self.opened.min(self.peer.max_pipes),
             head: None,
             gaps: BTreeSet::new(),
             positions: BTreeMap::new(),

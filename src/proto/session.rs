@@ -56,10 +56,21 @@ pub(crate) struct SessionCore {
     pub(super) seen: SeenIds,
     /// Live pipes that we opened; at most `peer.max_pipes`.
     live_own: u64,
-    /// Live pipes that the peer opened; at most `local.max_pipes`.
+    /// Live pipes that the peer opened; at most [`most_live`] of
+    /// `local.max_pipes`.
     live_peer: u64,
     /// At most `local.max_pipes`.
     pub(super) early: BTreeMap<PipeId, Early>,
+}
+
+/// How many of an opener's pipes may be live with its peer, where so many are
+/// allowed. The opener is done with a pipe when it has *sent* its last ack, the
+/// peer when that has come, and the streams of the opener's next pipes may
+/// overtake it: they are not ordered with the control stream.
+pub(super) const fn most_live(allowed: u64) -> u64 {
+    /// Short pipes that may come and go while one control frame is late.
+    const OVERTAKING: u64 = 64;
+    allowed.saturating_mul(2).saturating_add(OVERTAKING)
 }
 
 /// We have as many pipes open as the peer allows.
@@ -163,7 +174,7 @@ impl SessionCore {
             HeaderKind::Continue => return Err(PeerMisbehaved::NoSuchPipe { pipe }),
             HeaderKind::Open { label } => label.clone(),
         };
-        if self.live_peer >= self.local.max_pipes {
+        if self.live_peer >= most_live(self.local.max_pipes) {
             return Err(PeerMisbehaved::TooManyPipes { allowed: self.local.max_pipes });
         }
         self.see(pipe)?;

@@ -207,8 +207,7 @@ impl Pair {
     fn refuse(&mut self, link: LinkId, code: RefuseCode) {
         let epoch = self.peer(Side::Server).core.epoch().get();
         let attached = if code == RefuseCode::STALE_EPOCH { epoch } else { 0 };
-        self.links[link.0].door =
-            Door::Refused(Refused { code, attached, reason: "no".into() });
+        self.links[link.0].door = Door::Refused(Refused { code, attached, reason: "no".into() });
         self.laws.tally.refused += 1;
     }
 
@@ -242,8 +241,7 @@ impl Pair {
                     self.grant(link);
                     return true;
                 }
-                self.deliver_control(link, Side::Server)
-                    || self.deliver_control(link, Side::Client)
+                self.deliver_control(link, Side::Server) || self.deliver_control(link, Side::Client)
             }
             Some(Attempt::Answered(..)) => {
                 self.adopt();

@@ -104,12 +104,8 @@ impl Laws {
     /// Both directions of `pipe` begin at `offset`.
     pub(super) fn shift(&mut self, pipe: PipeId, offset: u64) {
         for side in [Side::Client, Side::Server] {
-            *self.log(pipe, side) = Log {
-                written: offset,
-                acked: offset,
-                read: offset,
-                ..Log::default()
-            };
+            *self.log(pipe, side) =
+                Log { written: offset, acked: offset, read: offset, ..Log::default() };
         }
     }
 
@@ -250,11 +246,7 @@ impl Laws {
 
     /// How `writer`'s direction of `pipe` ended for each side, also after both
     /// have forgotten it.
-    pub(super) fn ends(
-        &self,
-        pipe: PipeId,
-        writer: Side,
-    ) -> (Option<WriteEnd>, Option<ReadEnd>) {
+    pub(super) fn ends(&self, pipe: PipeId, writer: Side) -> (Option<WriteEnd>, Option<ReadEnd>) {
         let log = &self.logs[&(pipe, writer)];
         (log.write_end, log.read_end)
     }

@@ -9,7 +9,9 @@
 //! - [`situations`]: schedules in which the exact order is the point.
 //! - [`claims`]: the same, about who holds the session.
 //! - [`hostile`]: a peer that does not keep to the protocol.
+//! - [`arbitrary`]: one that sends anything at all.
 
+mod arbitrary;
 mod claims;
 mod exchange;
 mod hostile;

@@ -17,27 +17,74 @@ use crate::id::{PipeId, Side};
 enum Op {
     // Applications. They do not care whether there is a connection.
     Open(Side),
-    Write { side: Side, pick: usize, len: usize },
-    Read { side: Side, pick: usize, max: usize },
-    Finish { side: Side, pick: usize },
-    Reset { side: Side, pick: usize, code: u32 },
-    Stop { side: Side, pick: usize, code: u32 },
+    Write {
+        side: Side,
+        pick: usize,
+        len: usize,
+    },
+    Read {
+        side: Side,
+        pick: usize,
+        max: usize,
+    },
+    Finish {
+        side: Side,
+        pick: usize,
+    },
+    Reset {
+        side: Side,
+        pick: usize,
+        code: u32,
+    },
+    Stop {
+        side: Side,
+        pick: usize,
+        code: u32,
+    },
     // Drivers.
-    OpenStream { side: Side, pick: usize },
-    Pump { side: Side, pick: usize, max: usize },
-    Flush { side: Side, all_acks: bool },
+    OpenStream {
+        side: Side,
+        pick: usize,
+    },
+    Pump {
+        side: Side,
+        pick: usize,
+        max: usize,
+    },
+    Flush {
+        side: Side,
+        all_acks: bool,
+    },
     /// Hears that its connection is gone, or gives it up.
     Notice(Side),
     // The attached connection.
-    Control { to: Side, frames: usize },
-    Stream { to: Side, pick: usize, max: usize },
+    Control {
+        to: Side,
+        frames: usize,
+    },
+    Stream {
+        to: Side,
+        pick: usize,
+        max: usize,
+    },
     // Any connection that there ever was.
-    Late { link: usize, to: Side, pick: usize, max: usize },
-    Cut { link: usize },
+    Late {
+        link: usize,
+        to: Side,
+        pick: usize,
+        max: usize,
+    },
+    Cut {
+        link: usize,
+    },
     // The resume exchange.
     Claim,
-    Step { steps: usize },
-    GrantLate { link: usize },
+    Step {
+        steps: usize,
+    },
+    GrantLate {
+        link: usize,
+    },
     Resume,
     Settle(Reading),
 }
@@ -193,6 +240,37 @@ fn no_schedule_loses_doubles_or_leaks_anything() {
         Err(TestError::Fail(why, (setup, ops))) => panic!("{why}\nafter {ops:#?}\nin {setup:?}"),
         Err(TestError::Abort(why)) => panic!("{why}"),
     }
+    // Nothing of this is worth much if the schedules do not get anywhere.
     let total = total.into_inner();
-    println!("{total:?}");
+    let reached = [
+        total.resumed,
+        total.accepted,
+        total.retired,
+        total.tombstones,
+        total.unseen,
+        total.refused,
+        total.early,
+        total.never_shown,
+    ];
+    assert!(reached.iter().all(|count| *count > 0), "{total:?}");
+    assert!(total.replayed > 0 && total.late > 0, "{total:?}");
+}
+
+#[test]
+fn a_writer_at_its_capacity_goes_on_without_the_acks_that_wait_for_company() {
+    for capacity in [1, 2, 3, 7, 100, 70_000] {
+        let mut pair = Pair::new(Setup { capacity: [capacity; 2], ..Setup::default() });
+        let id = pair.open(Side::Client).unwrap();
+        let total = 8 * capacity;
+        for _ in 0..100 {
+            pair.write(Side::Client, id, usize::MAX);
+            pair.open_stream(Side::Client, id);
+            pair.pump(Side::Client, id, usize::MAX);
+            pair.deliver_stream(LinkId(0), Side::Server, id, usize::MAX);
+            pair.read(Side::Server, id, capacity as usize / 2 + 1);
+            pair.flush(Side::Server, false);
+            pair.deliver_control(LinkId(0), Side::Client);
+        }
+        assert!(pair.pipe(Side::Client, id).send.acked() >= total, "capacity {capacity}");
+    }
 }

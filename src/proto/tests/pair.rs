@@ -98,6 +98,9 @@ pub(super) struct Pair {
     pub(super) attempt: Option<Attempt>,
     pub(super) grant: Option<Grant>,
     pub(super) laws: Laws,
+    /// Whether the laws are checked after each step. With very many pipes that
+    /// takes too long.
+    pub(super) watched: bool,
 }
 
 // Applications.
@@ -239,6 +242,7 @@ impl Pair {
             attempt: None,
             grant: None,
             laws: Laws::new(setup.capacity),
+            watched: true,
         }
     }
 
@@ -373,6 +377,13 @@ impl Pair {
         }
     }
 
+    /// Puts bytes on a new stream for `id`, in the direction of `from`, as some
+    /// other implementation might.
+    pub(super) fn inject(&mut self, link: LinkId, from: Side, id: PipeId, bytes: &[u8]) {
+        let stream = self.links[link.0].streams.entry(id).or_default();
+        stream[from as usize].flight.extend(bytes);
+    }
+
     pub(super) fn send(&mut self, link: LinkId, from: Side, frame: &Frame) {
         let link = &mut self.links[link.0];
         if !link.cut {
@@ -419,7 +430,9 @@ impl Pair {
     }
 
     pub(super) fn observe(&mut self) {
-        self.peers.iter_mut().for_each(|peer| self.laws.observe(peer));
+        if self.watched {
+            self.peers.iter_mut().for_each(|peer| self.laws.observe(peer));
+        }
     }
 }
 
