@@ -309,6 +309,21 @@ impl Driver {
     }
 }
 
+impl Drop for Driver {
+    /// The task ends before the session does only with its runtime (or by a
+    /// defect): nobody must wait for what cannot come any more.
+    fn drop(&mut self) {
+        if self.shared.table().ended.is_none() {
+            let error = orphaned();
+            if let Some(on_end) = self.on_end.take() {
+                on_end(&error);
+            }
+            self.shared.end(error);
+        }
+        self.shared.set_finished();
+    }
+}
+
 /// The role is gone, and with it every hope of another connection.
 fn orphaned() -> SessionError {
     SessionError::LocallyClosed { code: CloseCode::GOING_AWAY }
