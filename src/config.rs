@@ -56,8 +56,9 @@ impl Default for SessionConfig {
 }
 
 impl SessionConfig {
-    /// How many pipes that the *peer* opened may be live at a time. Default
-    /// 1,024. Its `open_pipe` fails beyond that.
+    /// How many pipes each side may have opened and live at a time. Default
+    /// 1,024; the lower of both sides' settings counts. Beyond it `open_pipe`
+    /// fails.
     pub fn max_pipes(&mut self, pipes: u64) -> &mut Self {
         self.max_pipes = pipes;
         self

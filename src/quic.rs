@@ -9,17 +9,21 @@
 //!   ([`Lost`]);
 //! - reads and writes can be polled with a `Bytes` chunk, without a copy.
 
+use std::any::Any;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, VarInt};
+use quinn_proto::RttEstimator;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::code::LinkCode;
@@ -140,6 +144,13 @@ impl SendStream {
         let _ = self.0.finish();
     }
 
+    /// Ends the stream, and keeps it until the peer has all of it or wants no
+    /// more.
+    pub(crate) async fn linger(mut self) {
+        self.finish();
+        let _ = self.0.stopped().await;
+    }
+
     /// Streams of higher priority are sent first; 0 is the default.
     pub(crate) fn set_priority(&self, priority: i32) {
         let _ = self.0.set_priority(priority);
@@ -223,7 +234,12 @@ impl Connection {
         self.0.closed().await.into()
     }
 
+    /// Ends the connection; what is under way is lost.
     pub(crate) fn close(&self, code: LinkCode, reason: &[u8]) {
+        let controller = self.0.congestion_state().into_any();
+        if let Ok(controller) = controller.downcast::<Courteous>() {
+            controller.leaving.store(true, Ordering::Relaxed);
+        }
         self.0.close(varint(code.to_wire()), reason);
     }
 
@@ -417,7 +433,8 @@ impl Transport {
             .stream_receive_window(varint(self.stream_window))
             .receive_window(varint(self.receive_window))
             .send_window(self.send_window)
-            .datagram_receive_buffer_size(None);
+            .datagram_receive_buffer_size(None)
+            .congestion_controller_factory(Arc::new(CourteousFactory));
         let idle = VarInt::from_u64(self.idle_timeout.as_millis() as u64).unwrap_or(VarInt::MAX);
         config.max_idle_timeout(Some(idle.into()));
         if let Some(rtt) = last_rtt {
@@ -426,6 +443,89 @@ impl Transport {
             config.initial_rtt((rtt * 3 / 2).clamp(INITIAL_RTT_MIN, INITIAL_RTT_MAX));
         }
         config
+    }
+}
+
+/// CUBIC that does not stand in the way of a farewell.
+///
+/// While stream data waits, quinn holds CONNECTION_CLOSE back for the congestion
+/// window, and once closed it takes no acks that would open it: in the middle of
+/// an upload the peer would never hear of the end (quinn-proto 0.11.19,
+/// `poll_transmit`). Of the data nothing is sent any more.
+struct Courteous {
+    inner: Box<dyn Controller>,
+    /// The connection is being closed; shared by all clones.
+    leaving: Arc<AtomicBool>,
+}
+
+struct CourteousFactory;
+
+impl ControllerFactory for CourteousFactory {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let inner = Arc::new(CubicConfig::default()).build(now, current_mtu);
+        Box::new(Courteous { inner, leaving: Arc::default() })
+    }
+}
+
+impl Controller for Courteous {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        // Beyond 32 bits it is not paced either.
+        if self.leaving.load(Ordering::Relaxed) { u64::MAX } else { self.inner.window() }
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self { inner: self.inner.clone_box(), leaving: self.leaving.clone() })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
     }
 }
 

@@ -54,8 +54,8 @@ pub(super) struct Link {
     pub(super) dialler: Option<Dialler>,
     reader: ControlReader,
     writer: ControlWriter,
-    /// Replays under way; one task for each pipe that has something to catch up
-    /// with. Dropped with the link.
+    /// Replays under way, one task for each pipe that has something to catch up
+    /// with, and streams that linger. Dropped with the link.
     pumps: JoinSet<()>,
     /// Streams whose header is not complete; bounded by the peer's stream limit.
     begin: JoinSet<Result<Option<Begun>, DecodeError>>,
@@ -66,8 +66,9 @@ pub(super) struct Link {
     remote_addr: SocketAddr,
     acks_due: Option<Instant>,
     probe: Probe,
-    /// Everything is settled and `Close` was sent.
-    close_sent: bool,
+    /// Everything is settled and `Close` was sent: until when the peer may
+    /// confirm it.
+    close_due: Option<Instant>,
 }
 
 impl Link {
@@ -91,7 +92,7 @@ impl Link {
             streams,
             acks_due: None,
             probe: Probe::default(),
-            close_sent: false,
+            close_due: None,
         }
     }
 
@@ -114,6 +115,15 @@ impl Link {
         if wanted > self.streams {
             self.streams = wanted.max(self.streams * 2).min(most);
             self.connection.set_max_streams(self.streams);
+        }
+    }
+
+    /// Tells the peer that the session is closed, and waits until it has closed
+    /// the connection.
+    pub(super) async fn say_goodbye(&mut self, close: Close) {
+        self.writer.queue(&Frame::Close(close));
+        if self.writer.flush().await.is_ok() {
+            self.connection.closed().await;
         }
     }
 
@@ -191,10 +201,10 @@ impl Driver {
             link.remote_addr = remote_addr;
             self.shared.set_migrated(link.epoch, remote_addr);
         }
-        if self.draining && !link.close_sent {
+        if self.draining && link.close_due.is_none() {
             let settled = self.shared.table().pipes.values().all(|pipe| pipe.is_settled());
             if settled {
-                link.close_sent = true;
+                link.close_due = Some(clock::now() + super::CLOSE_PATIENCE);
                 self.close_sent = true;
                 let close = Close { code: CloseCode::DONE, reason: Bytes::new() };
                 link.writer.queue(&Frame::Close(close));
@@ -253,17 +263,25 @@ impl Driver {
         if wants.pump {
             link.pump(pipe.clone());
         }
+        if wants.release
+            && let Some(stream) = pipe.release()
+        {
+            link.pumps.spawn(stream.linger());
+        }
     }
 
     fn next_timer(&self, link: &Link) -> Option<Instant> {
         let probe = (self.shared.side == Side::Client).then(|| link.probe.deadline());
         // Acks wait while the peer does not take what was queued before.
         let acks = link.acks_due.filter(|_| !link.writer.is_backed_up());
-        [acks, probe].into_iter().flatten().min()
+        [acks, probe, link.close_due].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
         let now = clock::now();
+        if link.close_due.is_some_and(|due| due <= now) {
+            return Err(LinkEnd::Ended(super::closed()));
+        }
         if link.acks_due.is_some_and(|due| due <= now) {
             self.send_acks(link);
         }

@@ -41,10 +41,15 @@ use link::Link;
 /// hear of it.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// A session whose client has said nothing at all may be the leftover of a
-/// connection that died with our welcome on it: nobody has its token. It is
-/// kept for so long only.
-const UNCONFIRMED_LINGER: Duration = Duration::from_secs(30);
+/// How long a session is kept whose client will hardly come back. One that has
+/// said nothing at all may be the leftover of a connection that died with our
+/// welcome on it: nobody has its token. One that we have closed gracefully may
+/// have heard of it, with its confirmation lost.
+const SHORT_LINGER: Duration = Duration::from_secs(30);
+
+/// How long the peer may take to confirm a graceful close, by closing the
+/// connection. Everything was acknowledged by then: nothing can be lost.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// New connections on their way to a driver. They are few, and a newer one
 /// makes the older ones moot.
@@ -145,7 +150,7 @@ impl Driver {
                     Err(error) => error,
                 },
             };
-            self.end(link.as_ref(), error).await;
+            self.end(link.as_mut(), error).await;
             return;
         }
     }
@@ -201,7 +206,7 @@ impl Driver {
     /// has.
     fn closed_by_peer(&self, close: Close) -> SessionError {
         if self.draining && close.code == CloseCode::DONE && close.reason.is_empty() {
-            return SessionError::LocallyClosed { code: CloseCode::DONE };
+            return closed();
         }
         SessionError::PeerClosed { code: close.code, reason: close.reason }
     }
@@ -221,7 +226,11 @@ impl Driver {
                 }
                 () = sleep_until(deadline) => {
                     let linger = self.linger.unwrap_or_default();
-                    return LinkEnd::Ended(SessionError::Expired { linger });
+                    return LinkEnd::Ended(if self.close_sent {
+                        closed()
+                    } else {
+                        SessionError::Expired { linger }
+                    });
                 }
                 () = shared.host.wake.notified() => {
                     if let Some(error) = self.take_requests(None) {
@@ -241,7 +250,8 @@ impl Driver {
 
     fn linger_deadline(&self) -> Option<Instant> {
         let linger = self.linger?;
-        let linger = if self.confirmed { linger } else { linger.min(UNCONFIRMED_LINGER) };
+        let short = !self.confirmed || self.close_sent;
+        let linger = if short { linger.min(SHORT_LINGER) } else { linger };
         // Far beyond any clock: never.
         clock::now().checked_add(linger)
     }
@@ -259,10 +269,11 @@ impl Driver {
         if let Some((code, reason)) = requests.close {
             return Some(LinkEnd::Ended(self.close(code, reason)));
         }
+        // Before the next check: a shutdown goes on when its handle is dropped.
+        self.draining |= requests.shutdown;
         if self.shared.host.is_abandoned() && !self.draining {
             return Some(LinkEnd::Ended(abandoned()));
         }
-        self.draining |= requests.shutdown;
         let reconnect = requests.reconnect.is_some_and(|given_up| attached == Some(given_up));
         reconnect.then_some(LinkEnd::Reconnect)
     }
@@ -272,19 +283,26 @@ impl Driver {
         SessionError::LocallyClosed { code }
     }
 
-    /// The session is over: tells the peer, then everybody here.
-    async fn end(&mut self, link: Option<&Link>, error: SessionError) {
-        if let Some(link) = link {
-            let (code, reason) = self.last_words(&error);
-            link.connection.close(code, &reason);
-        }
+    /// The session is over: tells everybody here, then the peer.
+    async fn end(&mut self, link: Option<&mut Link>, error: SessionError) {
         if let Some(on_end) = self.on_end.take() {
             on_end(&error);
         }
+        let (code, reason) = self.last_words(&error);
         self.shared.end(error);
-        if let Some(dialler) = link.and_then(|link| link.dialler.as_ref()) {
-            // The farewell is on its way once the endpoint is idle.
-            clock::until(clock::now() + GOODBYE, dialler.wait_idle()).await;
+        if let Some(link) = link {
+            if code == LinkCode::SessionClosed {
+                // A CONNECTION_CLOSE alone may never leave: quinn holds it back
+                // while the congestion window is full, and then forgets it. The
+                // peer answers the frame by closing the connection.
+                let close = Close::from_reason(reason.clone().into());
+                clock::until(clock::now() + GOODBYE, link.say_goodbye(close)).await;
+            }
+            link.connection.close(code, &reason);
+            if let Some(dialler) = &link.dialler {
+                // The farewell is on its way once the endpoint is idle.
+                clock::until(clock::now() + GOODBYE, dialler.wait_idle()).await;
+            }
         }
         self.shared.set_finished();
     }
@@ -327,6 +345,11 @@ impl Drop for Driver {
 /// The role is gone, and with it every hope of another connection.
 fn orphaned() -> SessionError {
     SessionError::LocallyClosed { code: CloseCode::GOING_AWAY }
+}
+
+/// A graceful shutdown is complete.
+fn closed() -> SessionError {
+    SessionError::LocallyClosed { code: CloseCode::DONE }
 }
 
 fn abandoned() -> SessionError {

@@ -164,9 +164,7 @@ impl Driver {
                 }
                 // What we wanted to close is not there any more: as good.
                 return Err(match error {
-                    SessionError::UnknownSession if self.close_sent => {
-                        SessionError::LocallyClosed { code: crate::CloseCode::DONE }
-                    }
+                    SessionError::UnknownSession if self.close_sent => super::closed(),
                     error => error,
                 });
             }

@@ -30,6 +30,8 @@ pub(crate) struct Wants {
     pub(crate) stream: bool,
     /// Run [`PipeShared::poll_pump`].
     pub(crate) pump: bool,
+    /// Take the stream that [`PipeShared::release`] gives, and let it linger.
+    pub(crate) release: bool,
     /// Forget it.
     pub(crate) retire: bool,
 }
@@ -79,6 +81,7 @@ impl PipeShared {
             pumping: false,
             pump_due: false,
             finished: false,
+            releasing: state.core.send.is_done(),
             gone: false,
         });
         // The opener's header announces the stream, so it goes out at once. The
@@ -107,7 +110,7 @@ impl PipeShared {
 
     /// Hands what the stream has not had yet to it; ready when it has caught
     /// up, or is of no use any more.
-    pub(crate) fn poll_pump(&self, cx: &mut Context<'_>, epoch: Epoch) -> Poll<()> {
+    pub(crate) fn poll_pump(self: &Arc<Self>, cx: &mut Context<'_>, epoch: Epoch) -> Poll<()> {
         let mut guard = self.lock();
         let state = &mut *guard;
         for _ in 0..PUMP_BATCH {
@@ -121,6 +124,10 @@ impl PipeShared {
                     tx.finished = true;
                 }
                 tx.pumping = false;
+                if tx.releasing {
+                    self.mark_now(state);
+                    return Poll::Ready(());
+                }
                 tx.stream.set_priority(state.priority);
                 // It may have waited for room in the buffer; now the stream
                 // takes its bytes too.
@@ -170,7 +177,8 @@ impl PipeShared {
             && state.ended.is_none()
             && state.core.needs_stream();
         state.opening |= stream;
-        Wants { stream, pump, retire: state.core.is_retired() }
+        let release = state.tx.as_ref().is_some_and(Tx::is_released);
+        Wants { stream, pump, release, retire: state.core.is_retired() }
     }
 
     /// Whether a stream should still be opened for it.
@@ -191,9 +199,7 @@ impl PipeShared {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.core.send.on_stop(code, offset)?;
-        // Whatever it still holds, nobody wants. Its header got through, or the
-        // peer could not have named the pipe.
-        state.tx = None;
+        self.let_go_of_tx(state);
         self.after_ack(state);
         self.mark_now(state);
         Ok(())
@@ -257,10 +263,31 @@ impl PipeShared {
 
     fn after_ack(&self, state: &mut State) {
         if state.core.send.is_done() {
-            state.tx = None;
+            self.let_go_of_tx(state);
         }
         self.settle(state);
         wake(&mut state.writer);
+    }
+
+    /// Our direction has no more use for its stream. If the peer's direction
+    /// goes on, and it was we who opened the stream, then its header must still
+    /// get through: dropping it would reset it, and the peer would never learn
+    /// whose stream it was.
+    fn let_go_of_tx(&self, state: &mut State) {
+        let header_counts = self.id.opener() == self.side && state.core.recv.end().is_none();
+        match &mut state.tx {
+            Some(tx) if header_counts && !tx.finished => tx.releasing = true,
+            // Finished, it lingers by itself; dropped, it would be reset.
+            Some(_) if header_counts => {}
+            tx => *tx = None,
+        }
+    }
+
+    /// The stream that is to linger, once its header is out.
+    pub(crate) fn release(&self) -> Option<SendStream> {
+        let mut guard = self.lock();
+        let released = guard.tx.take_if(|tx| tx.is_released());
+        released.map(|tx| tx.stream)
     }
 
     /// Runs the pump as far as it goes, and leaves the rest to the driver.

@@ -28,6 +28,9 @@ pub(super) struct Tx {
     pub(super) pump_due: bool,
     /// FIN was handed over.
     pub(super) finished: bool,
+    /// The direction has no more use for the stream; what is left to do is to
+    /// get its header through.
+    pub(super) releasing: bool,
     /// The stream takes no more; the control stream or the end of the
     /// connection tells why. As good as detached.
     pub(super) gone: bool,
@@ -46,6 +49,11 @@ pub(super) struct Rx {
 }
 
 impl Tx {
+    /// Whether the stream is of no use any more and its header is out.
+    pub(super) fn is_released(&self) -> bool {
+        self.releasing && !self.pumping && (self.header.is_empty() || self.gone)
+    }
+
     /// Hands over what is left of the header and then bytes of `chunk`; says
     /// how many of the latter were taken (0 only if there are none).
     pub(super) fn poll_write(

@@ -68,6 +68,8 @@ pub(crate) struct PeerTable {
     us: Side,
     /// How many pipes we have opened: the peer cannot have seen more.
     opened: u64,
+    /// How many of its pipes we know of: it cannot have opened fewer.
+    seen: u64,
     max_positions: u64,
     max_gaps: u64,
     head: Option<TableHead>,
@@ -79,7 +81,11 @@ impl PeerTable {
     /// Takes the next frame; `true` when the table is complete.
     pub(crate) fn on_frame(&mut self, frame: Frame) -> Result<bool, PeerMisbehaved> {
         match (frame, &self.head) {
-            (Frame::TableHead(head), None) if head.seen <= self.opened => self.head = Some(head),
+            (Frame::TableHead(head), None)
+                if head.seen <= self.opened && head.opened >= self.seen =>
+            {
+                self.head = Some(head);
+            }
             (Frame::Gaps(Gaps(gaps)), Some(head)) => {
                 if gaps.iter().any(|gap| *gap >= head.seen) {
                     return Err(PeerMisbehaved::UnexpectedFrame { frame: "GAPS" });
@@ -239,6 +245,7 @@ impl SessionCore {
         PeerTable {
             us: self.side,
             opened: self.opened,
+            seen: self.seen.next(),
             max_positions: self.local.max_pipes.saturating_add(ours),
             max_gaps: self.opened.min(self.peer.max_pipes),
             head: None,

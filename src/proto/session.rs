@@ -89,6 +89,11 @@ impl SessionCore {
         local: Parameters,
         peer: Parameters,
     ) -> Self {
+        // The lower counts for both (P-7): what each has to hold for the other
+        // depends on it.
+        let max_pipes = local.max_pipes.min(peer.max_pipes);
+        let local = Parameters { max_pipes, ..local };
+        let peer = Parameters { max_pipes, ..peer };
         Self {
             side,
             id,

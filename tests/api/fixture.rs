@@ -5,12 +5,12 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use evermux::{
-    BackedReader, BackedWriter, Client, ClientConfig, ClientTls, Epoch, Fingerprint, Identity,
-    LinkState, ReconnectPolicy, Server, ServerConfig, ServerTls, Session, SessionConfig,
+    BackedPipe, BackedReader, BackedWriter, Client, ClientConfig, ClientTls, Epoch, Fingerprint,
+    Identity, LinkState, ReconnectPolicy, Server, ServerConfig, ServerTls, Session, SessionConfig,
     SessionEvent,
 };
 
-use crate::relay::Relay;
+use crate::relay::{Direction, Relay};
 
 /// How long a test waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -149,4 +149,53 @@ pub async fn read_range(
         offset += chunk.len() as u64;
     }
     Ok(offset)
+}
+
+/// Waits until `condition` holds; for what no event tells.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    soon(what, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+/// Waits until both sides have forgotten all pipes.
+pub async fn all_retired(client: &Session, server: &Session) {
+    until("the end of all pipes, here and there", || {
+        client.stats().pipes == 0 && server.stats().pipes == 0
+    })
+    .await;
+}
+
+/// A pipe that `opener` opened and `acceptor` accepted: its two ends.
+pub async fn pipe(opener: &Session, acceptor: &Session) -> (BackedPipe, BackedPipe) {
+    let opened = opener.open_pipe("").expect("the session lives");
+    let accepted = soon("a pipe", acceptor.accept_pipe()).await.expect("the session lives");
+    (opened, accepted.expect("the session lives"))
+}
+
+/// Both sides know that they are detached, and the client's attempts come to
+/// nothing: until the direction to the client is unblocked.
+pub async fn both_detached(world: &World, client: &Session, server: &Session) {
+    world.relay.block(Direction::ToClient, true);
+    let reconnecting = client.clone();
+    tokio::spawn(async move { reconnecting.reconnect().await });
+    detached(server).await;
+    detached(client).await;
+}
+
+/// SplitMix64: random numbers that a seed repeats.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number from `range`.
+    pub fn pick(&mut self, range: std::ops::Range<u64>) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        range.start + (bits ^ (bits >> 31)) % (range.end - range.start)
+    }
 }

@@ -127,20 +127,26 @@ fn situation_08_of_two_attempts_at_the_door_the_older_gives_way_whichever_is_let
 
 #[test]
 fn situation_08_a_client_that_fell_behind_goes_above_the_epoch_it_is_told() {
-    let (mut pair, _) = busy_pair();
-    // Restored from an older state, say, and with the right secret.
-    let stale = pair.peer(CLIENT).core.clone();
-    for _ in 0..5 {
-        let link = pair.claim();
-        answer(&mut pair, link);
+    // Restored from an older state, say, and with the right secret: its next
+    // claim is for an epoch of the past, or for the attached one.
+    for behind in [1, 2, 5] {
+        let (mut pair, _) = busy_pair();
+        for _ in 0..5 {
+            let link = pair.claim();
+            answer(&mut pair, link);
+        }
+        let attached = pair.peer(CLIENT).core.epoch();
+        pair.peer(CLIENT).core.epoch = Epoch::from_wire(attached.get() - behind);
+        pair.laws.forget_client_epoch();
+        let before = state(&pair, SERVER);
+        pair.claim();
+        while pair.step() {}
+        assert_eq!(state(&pair, SERVER), before);
+        assert_eq!(pair.hear_refusal(), Some(RefuseCode::STALE_EPOCH));
+        pair.resume();
+        assert_eq!(pair.peer(SERVER).core.epoch(), attached.next());
+        pair.heal_and_finish();
     }
-    pair.peer(CLIENT).core.epoch = stale.epoch();
-    pair.laws.forget_client_epoch();
-    pair.claim();
-    while pair.step() {}
-    assert_eq!(pair.hear_refusal(), Some(RefuseCode::STALE_EPOCH));
-    pair.resume();
-    pair.heal_and_finish();
 }
 
 #[test]

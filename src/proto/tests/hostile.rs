@@ -156,6 +156,27 @@ fn a_pipe_that_the_peer_had_seen_cannot_become_unseen() {
 }
 
 #[test]
+fn a_peer_cannot_have_opened_fewer_pipes_than_were_seen() {
+    let (server, pipe) = server();
+    let misplaced = PeerMisbehaved::UnexpectedFrame { frame: "TABLE_HEAD" };
+    assert_eq!(resume(&mut server.clone(), 0, vec![position(pipe, 50)]).unwrap_err(), misplaced);
+    assert!(resume(&mut server.clone(), 1, vec![position(pipe, 50)]).is_ok());
+}
+
+#[test]
+fn the_lower_limit_of_pipes_counts_for_both_sides() {
+    for max_pipes in [[2, 5], [5, 2]] {
+        let mut pair = Pair::new(Setup { max_pipes, ..Setup::default() });
+        for side in SIDES {
+            assert!(pair.open(side).is_ok() && pair.open(side).is_ok());
+            assert_eq!(pair.open(side).unwrap_err().allowed, 2);
+        }
+        pair.settle(Reading::Yes);
+        pair.heal_and_finish();
+    }
+}
+
+#[test]
 fn an_end_below_what_was_read_is_refused() {
     let (server, pipe) = server();
     let expected = PeerMisbehaved::EndMovedBack { pipe, end: 39, read: 40 };

@@ -185,6 +185,21 @@ impl Laws {
         }
     }
 
+    /// A side has let go of its connection: nothing that was handed to it counts.
+    pub(super) fn on_fence(peer: &Peer) {
+        for (id, record) in &peer.pipes {
+            let mut pipe = record.core.clone();
+            assert!(!pipe.recv.is_told() && !pipe.is_retired(), "{id}");
+            let reset_owed = !pipe.send.wants_stream() && !pipe.send.is_done();
+            let stop_owed = pipe.recv.end() == Some(ReadEnd::Stopped) && !pipe.recv.is_done();
+            if pipe.send.wants_stream() {
+                assert_eq!(pipe.send.sent(), pipe.send.acked(), "{id}");
+            }
+            assert_eq!(pipe.send.poll_reset().is_some(), reset_owed, "{id}");
+            assert_eq!(pipe.recv.poll_stop().is_some(), stop_owed, "{id}");
+        }
+    }
+
     fn check(&mut self, side: Side, pipe: &Pipe) {
         let id = pipe.id();
         let capacity = self.capacity[side as usize];

@@ -365,6 +365,7 @@ impl Pair {
     /// `side` finds that its connection is gone.
     pub(super) fn notice(&mut self, side: Side) {
         self.peer(side).fence();
+        Laws::on_fence(self.peer(side));
         self.attached[side as usize] = None;
         self.observe();
     }
