@@ -3,6 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fixture::{World, attached_after, detached, read_range, soon, write_range};
+use crate::relay::{Direction, Faults};
 
 #[tokio::test]
 async fn a_pipe_carries_bytes_both_ways_and_its_label() {
@@ -43,4 +44,48 @@ async fn writes_go_on_while_detached_and_reads_wait() {
     attached_after(&client, epoch).await;
     let read = soon("all bytes", read_range(theirs.reader(), 1, 0, u64::MAX)).await.unwrap();
     assert_eq!(read, 1_000_000);
+}
+
+/// The stream that the opener opens anew after a drop carries the other direction
+/// too, even if its own is over: its header must get through, however many
+/// packets are lost.
+#[tokio::test]
+async fn a_direction_survives_the_stop_of_the_other_one_over_a_lossy_link() {
+    // Which packets are lost is chance: in about every other round it is one
+    // with headers, right after one with resets.
+    for _ in 0..4 {
+        stop_one_direction_across_a_resume().await;
+    }
+}
+
+async fn stop_one_direction_across_a_resume() {
+    const PIPES: u64 = 400;
+    let world = World::new().await;
+    let (client, server) = world.session().await;
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
+    for number in 0..PIPES {
+        let mut pipe = client.open_pipe("").unwrap();
+        write_range(pipe.writer(), number, 0, 100).await.unwrap();
+        ours.push(pipe);
+        theirs.push(soon("a pipe", server.accept_pipe()).await.unwrap().unwrap());
+    }
+    world.relay.freeze();
+    detached(&client).await;
+    let epoch = client.stats().epoch;
+    // The server reads no more, but has something to say.
+    let writers: Vec<_> = theirs.into_iter().map(|pipe| pipe.into_split().1).collect();
+    let faults = Faults { loss: 0.3, ..Faults::default() };
+    world.relay.set_faults(Direction::ToServer, faults);
+    world.relay.thaw();
+    attached_after(&client, epoch).await;
+    for (number, mut writer) in (0..).zip(writers) {
+        write_range(&mut writer, number, 0, 1000).await.unwrap();
+        writer.finish();
+        drop(writer);
+    }
+    for (number, pipe) in (0..).zip(&mut ours) {
+        let read = soon("the other direction", read_range(pipe.reader(), number, 0, u64::MAX));
+        assert_eq!(read.await.unwrap(), 1000);
+    }
 }
