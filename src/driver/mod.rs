@@ -289,9 +289,11 @@ impl Driver {
             on_end(&error);
         }
         let (code, reason) = self.last_words(&error);
+        // Who was told by the peer answers at once: the peer waits for it.
+        let told = matches!(error, SessionError::PeerClosed { .. });
         self.shared.end(error);
         if let Some(link) = link {
-            if code == LinkCode::SessionClosed {
+            if code == LinkCode::SessionClosed && !told {
                 // A CONNECTION_CLOSE alone may never leave: quinn holds it back
                 // while the congestion window is full, and then forgets it. The
                 // peer answers the frame by closing the connection.

@@ -949,6 +949,63 @@ async fn close_ends_both_sides_once_with_its_code() {
 }
 
 #[tokio::test]
+async fn a_close_in_the_middle_of_an_upload_reaches_the_peer() {
+    // More is under way than the congestion window takes: CONNECTION_CLOSE must
+    // not wait behind it.
+    for far_writes_too in [false, true] {
+        let world = World::new().await;
+        let (client, server) = world.session().await;
+        let (mut ours, mut theirs) = pipe(&client, &server).await;
+        write_now(ours.writer(), 1, 0, 2 * MIB).await;
+        if far_writes_too {
+            write_now(theirs.writer(), 2, 0, 2 * MIB).await;
+        }
+        let code = CloseCode::application(1);
+        client.close(code, b"");
+        let far = SessionError::PeerClosed { code, reason: Bytes::new() };
+        assert_eq!(soon("the news", server.closed()).await, far);
+    }
+    let world = World::new().await;
+    let (client, server) = world.session().await;
+    let (_ours, mut theirs) = pipe(&client, &server).await;
+    write_now(theirs.writer(), 1, 0, 2 * MIB).await;
+    world.server.shutdown(Duration::from_secs(5)).await;
+    let far = SessionError::PeerClosed { code: CloseCode::GOING_AWAY, reason: Bytes::new() };
+    assert_eq!(soon("the news", client.closed()).await, far);
+    assert!(soon("the end", world.server.accept()).await.is_none());
+
+    let world = World::new().await;
+    let (client, server) = world.session().await;
+    let (mut ours, theirs) = pipe(&client, &server).await;
+    write_now(ours.writer(), 1, 0, 2 * MIB).await;
+    drop((ours, client));
+    let far = SessionError::PeerClosed { code: CloseCode::ABANDONED, reason: Bytes::new() };
+    assert_eq!(soon("the news", server.closed()).await, far);
+    drop(theirs);
+}
+
+#[tokio::test]
+async fn a_runtime_that_goes_away_ends_its_sessions_for_everybody_who_waits() {
+    let identity = Identity::self_signed(&["localhost"]).unwrap();
+    let (process, server) =
+        server_process((Ipv4Addr::LOCALHOST, 0).into(), &identity).expect("a socket");
+    let client = Client::new(client_config(identity.fingerprint(), quick())).unwrap();
+    let (session, there) = tokio::join!(client.connect(server.local_addr().unwrap()), async {
+        server.accept().await.unwrap().accept()
+    });
+    let session = session.unwrap();
+    let (full, _full_here) = pipe(&there, &session).await;
+    let (idle, _idle_here) = pipe(&there, &session).await;
+    let mut waiting = Waiters::of(&there, full, idle);
+    until("a full buffer", || there.stats().bytes_kept >= 2 * MIB).await;
+    process.shutdown_background();
+    let ended = SessionError::LocallyClosed { code: CloseCode::GOING_AWAY };
+    waiting.all_get(&ended).await;
+    assert_eq!(there.stats().bytes_kept, 0);
+    assert_eq!(server.stats().sessions, 0);
+}
+
+#[tokio::test]
 async fn shutdown_waits_through_an_outage_until_everything_is_read() {
     let world = World::new().await;
     let (client, server) = world.session().await;
