@@ -68,9 +68,10 @@ impl SessionConfig {
     /// yet read by the application on the other side. Default 16 MiB. At the
     /// bound writes wait.
     ///
-    /// This is also how far a writer can run ahead of its reader, so below the
-    /// bandwidth-delay product (bytes per second times round-trip seconds) it
-    /// limits throughput. Memory is taken as bytes are written.
+    /// This is how far a writer can run ahead of its reader while the link is down
+    /// (while it is up, the reader's [`stream_window`](Self::stream_window) counts
+    /// too). Below the bandwidth-delay product (bytes per second times round-trip
+    /// seconds) it limits throughput. Memory is taken as bytes are written.
     pub fn replay_capacity(&mut self, bytes: u64) -> &mut Self {
         self.replay_capacity = bytes;
         self

@@ -1,6 +1,7 @@
 //! A session, as its users and its driver see it.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -246,7 +247,6 @@ impl Session {
 }
 
 /// What the handles, the driver and the role of a session share.
-#[derive(Debug)]
 pub(crate) struct SessionShared {
     pub(crate) id: SessionId,
     pub(crate) side: Side,
@@ -268,7 +268,6 @@ pub(crate) struct SessionShared {
 ///
 /// Locked before any pipe, never after: who holds a pipe's lock does not take
 /// this one.
-#[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) core: SessionCore,
     pub(crate) pipes: HashMap<PipeId, Arc<PipeShared>>,
@@ -298,6 +297,17 @@ pub(crate) struct Requests {
     pub(crate) shutdown: bool,
     /// Give up the connection of this epoch, if it is still the attached one.
     pub(crate) reconnect: Option<Epoch>,
+}
+
+/// Only the name and where it stands: nothing that a log should not hold.
+impl fmt::Debug for SessionShared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id)
+            .field("side", &self.side)
+            .field("link", &*self.link.borrow())
+            .finish_non_exhaustive()
+    }
 }
 
 impl SessionShared {

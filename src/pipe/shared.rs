@@ -6,6 +6,7 @@
 //! detaches the streams, under the same lock: a read or write that is under way
 //! ends first, so that a fence is final (P-12).
 
+use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -22,7 +23,6 @@ use crate::quic::StreamGone;
 use crate::stats::PipeStats;
 
 /// A pipe, as its halves and the driver see it.
-#[derive(Debug)]
 pub(crate) struct PipeShared {
     pub(super) id: PipeId,
     pub(super) side: Side,
@@ -30,7 +30,6 @@ pub(crate) struct PipeShared {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 pub(super) struct State {
     pub(super) core: Pipe,
     /// The streams of the attached connection; `None` while there is none, and
@@ -56,6 +55,13 @@ pub(super) struct State {
     pub(super) due_later: bool,
     /// In the driver's queue for a stream already.
     pub(super) opening: bool,
+}
+
+/// Only the name: what a pipe carries has no place in a log.
+impl fmt::Debug for PipeShared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipe").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl PipeShared {

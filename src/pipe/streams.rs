@@ -15,7 +15,6 @@ use crate::wire::{Header, HeaderKind};
 /// copy is no waste when QUIC takes only a part.
 pub(super) const CHUNK_MAX: usize = 64 * 1024;
 
-#[derive(Debug)]
 pub(super) struct Tx {
     pub(super) stream: SendStream,
     pub(super) epoch: Epoch,
@@ -36,7 +35,6 @@ pub(super) struct Tx {
     pub(super) gone: bool,
 }
 
-#[derive(Debug)]
 pub(super) struct Rx {
     pub(super) stream: RecvStream,
     pub(super) epoch: Epoch,

@@ -89,3 +89,14 @@ async fn stop_one_direction_across_a_resume() {
         assert_eq!(read.await.unwrap(), 1000);
     }
 }
+
+#[tokio::test]
+async fn what_a_pipe_carries_is_not_printed() {
+    let world = World::new().await;
+    let (client, _server) = world.session().await;
+    let mut pipe = client.open_pipe("label").unwrap();
+    pipe.write_all(b"a secret").await.unwrap();
+    for printed in [format!("{pipe:?}"), format!("{client:?}")] {
+        assert!(!printed.contains("secret") && printed.len() < 400, "{printed}");
+    }
+}
