@@ -102,7 +102,7 @@ async fn blow(world: &World, client: &Session, dice: &mut Dice) {
     attached_after(client, epoch).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_minute_of_bad_weather_loses_and_doubles_nothing() {
     let from_env = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let seed = from_env("EVERMUX_SOAK_SEED").unwrap_or_else(|| {
