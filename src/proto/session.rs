@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use zeroize::Zeroizing;
 
 use super::budget::PIPE_SHARE;
 use super::ids::SeenIds;
@@ -84,7 +85,7 @@ impl SessionCore {
     pub(crate) fn new(
         side: Side,
         id: SessionId,
-        secret: [u8; SECRET_LEN],
+        secret: Zeroizing<[u8; SECRET_LEN]>,
         holder: HolderId,
         local: Parameters,
         peer: Parameters,

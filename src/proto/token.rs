@@ -37,8 +37,8 @@ pub(crate) struct Binding<'a> {
 }
 
 impl Secret {
-    pub(crate) fn new(bytes: [u8; SECRET_LEN]) -> Self {
-        Self(Zeroizing::new(bytes))
+    pub(crate) fn new(bytes: impl Into<Zeroizing<[u8; SECRET_LEN]>>) -> Self {
+        Self(bytes.into())
     }
 
     /// What the client sends in `Resume`.

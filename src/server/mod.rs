@@ -272,13 +272,19 @@ impl Incoming {
         let connection = door.connection.clone();
         let config = &server.config;
         let parameters = config.session.parameters();
-        let core =
-            SessionCore::new(Side::Server, id, *secret, hello.holder, parameters, hello.parameters);
+        let core = SessionCore::new(
+            Side::Server,
+            id,
+            secret.clone(),
+            hello.holder,
+            parameters,
+            hello.parameters,
+        );
         let budget = Some(server.budget.clone());
         let session =
             SessionShared::new(core, config.session.replay_budget, budget, peer, &connection);
         let handle = Session::new(session.clone());
-        writer.queue(&Frame::Welcome(Welcome { session: id, secret: *secret, parameters }));
+        writer.queue(&Frame::Welcome(Welcome { session: id, secret: secret.clone(), parameters }));
         let registry = Arc::downgrade(&server.registry);
         let on_end = move |error: &SessionError| {
             if let Some(registry) = registry.upgrade() {

@@ -5,6 +5,7 @@
 //! unknown type, so that either can grow (P-4).
 
 use bytes::{BufMut, Bytes, BytesMut};
+use zeroize::Zeroizing;
 
 use super::codec::{DecodeError, Reader, peek_varint, put_varint};
 use crate::code::{CloseCode, RefuseCode};
@@ -83,7 +84,7 @@ impl Hello {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Welcome {
     pub(crate) session: SessionId,
-    pub(crate) secret: [u8; SECRET_LEN],
+    pub(crate) secret: Zeroizing<[u8; SECRET_LEN]>,
     pub(crate) parameters: Parameters,
 }
 
@@ -99,14 +100,14 @@ impl std::fmt::Debug for Welcome {
 impl Welcome {
     fn encode(&self, out: &mut BytesMut) {
         out.put_slice(self.session.as_bytes());
-        out.put_slice(&self.secret);
+        out.put_slice(&self.secret[..]);
         self.parameters.encode(out);
     }
 
     fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
         Ok(Self {
             session: SessionId::from_bytes(payload.array()?),
-            secret: payload.array()?,
+            secret: Zeroizing::new(payload.array()?),
             parameters: Parameters::decode(&mut payload)?,
         })
     }
@@ -506,33 +507,50 @@ impl Frame {
     /// Appends the frame to `out`.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         let mut payload = BytesMut::new();
-        let kind = match self {
-            Self::Hello(frame) => (frame.encode(&mut payload), Self::HELLO).1,
-            Self::Welcome(frame) => (frame.encode(&mut payload), Self::WELCOME).1,
-            Self::Resume(frame) => (frame.encode(&mut payload), Self::RESUME).1,
-            Self::Resumed(frame) => (frame.encode(&mut payload), Self::RESUMED).1,
-            Self::TableHead(frame) => (frame.encode(&mut payload), Self::TABLE_HEAD).1,
-            Self::Gaps(frame) => (frame.encode(&mut payload), Self::GAPS).1,
-            Self::Positions(frame) => (frame.encode(&mut payload), Self::POSITIONS).1,
-            Self::TableEnd(frame) => (frame.encode(&mut payload), Self::TABLE_END).1,
-            Self::Acks(acks) => (Ack::encode_all(acks, &mut payload), Self::ACKS).1,
-            Self::Reset(end) => {
-                encode_end(end.pipe, end.code, end.offset, &mut payload);
-                Self::RESET
-            }
-            Self::Stop(end) => {
-                encode_end(end.pipe, end.code, end.offset, &mut payload);
-                Self::STOP
-            }
-            Self::Ping(number) => (put_varint(&mut payload, *number), Self::PING).1,
-            Self::Pong(number) => (put_varint(&mut payload, *number), Self::PONG).1,
-            Self::Close(frame) => (frame.encode(&mut payload), Self::CLOSE).1,
-            Self::Unknown(kind) => *kind,
-        };
+        self.encode_payload(&mut payload);
         debug_assert!(payload.len() <= FRAME_MAX, "{} is chunked by its maker", self.name());
-        put_varint(out, kind);
+        put_varint(out, self.kind());
         put_varint(out, payload.len() as u64);
         out.put_slice(&payload);
+    }
+
+    const fn kind(&self) -> u64 {
+        match self {
+            Self::Hello(_) => Self::HELLO,
+            Self::Welcome(_) => Self::WELCOME,
+            Self::Resume(_) => Self::RESUME,
+            Self::Resumed(_) => Self::RESUMED,
+            Self::TableHead(_) => Self::TABLE_HEAD,
+            Self::Gaps(_) => Self::GAPS,
+            Self::Positions(_) => Self::POSITIONS,
+            Self::TableEnd(_) => Self::TABLE_END,
+            Self::Acks(_) => Self::ACKS,
+            Self::Reset(_) => Self::RESET,
+            Self::Stop(_) => Self::STOP,
+            Self::Ping(_) => Self::PING,
+            Self::Pong(_) => Self::PONG,
+            Self::Close(_) => Self::CLOSE,
+            Self::Unknown(kind) => *kind,
+        }
+    }
+
+    fn encode_payload(&self, out: &mut BytesMut) {
+        match self {
+            Self::Hello(frame) => frame.encode(out),
+            Self::Welcome(frame) => frame.encode(out),
+            Self::Resume(frame) => frame.encode(out),
+            Self::Resumed(frame) => frame.encode(out),
+            Self::TableHead(frame) => frame.encode(out),
+            Self::Gaps(frame) => frame.encode(out),
+            Self::Positions(frame) => frame.encode(out),
+            Self::TableEnd(frame) => frame.encode(out),
+            Self::Acks(acks) => Ack::encode_all(acks, out),
+            Self::Reset(end) => encode_end(end.pipe, end.code, end.offset, out),
+            Self::Stop(end) => encode_end(end.pipe, end.code, end.offset, out),
+            Self::Ping(number) | Self::Pong(number) => put_varint(out, *number),
+            Self::Close(frame) => frame.encode(out),
+            Self::Unknown(_) => {}
+        }
     }
 
     fn decode(kind: u64, payload: Bytes) -> Result<Self, DecodeError> {
@@ -630,7 +648,7 @@ mod tests {
                 with(&[0x01, 26], &[&[0xaa; 16], &parameter_bytes]),
             ),
             (
-                Frame::Welcome(Welcome { session, secret: [0x22; 32], parameters }),
+                Frame::Welcome(Welcome { session, secret: Zeroizing::new([0x22; 32]), parameters }),
                 with(&[0x02, 58], &[&[0x11; 16], &[0x22; 32], &parameter_bytes]),
             ),
             (

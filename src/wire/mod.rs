@@ -4,6 +4,11 @@
 //! The normative text is [`manual::protocol`](crate::manual::protocol); rule
 //! numbers such as `P-7` in comments refer to it.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
 mod codec;
 mod frame;
 mod header;

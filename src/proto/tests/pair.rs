@@ -48,7 +48,7 @@ impl Setup {
         };
         let id = SessionId::from_bytes([7; 16]);
         let (local, peer) = (parameters(side), parameters(side.peer()));
-        SessionCore::new(side, id, [3; SECRET_LEN], HolderId([1; 16]), local, peer)
+        SessionCore::new(side, id, [3; SECRET_LEN].into(), HolderId([1; 16]), local, peer)
     }
 }
 
