@@ -169,6 +169,31 @@ mod tests {
         assert!(server.check(&old, binding(&exporter, 7)).is_none());
     }
 
+    /// The test vector of the manual (P-15), computed apart from this code.
+    #[test]
+    fn proofs_match_their_test_vector() {
+        let binding = Binding {
+            session: SessionId::from_bytes([0x11; 16]),
+            epoch: Epoch::from_wire(2),
+            holder: HolderId([0xaa; 16]),
+            exporter: &[0x55; 32],
+        };
+        let secret = Secret::new([0x22; 32]);
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(
+            hex(&secret.client_proof(binding)),
+            "cc3e9a66e3d21b273875db509c047cc909bcb4f08a01f39b9c50f36dc11414e2"
+        );
+        assert_eq!(
+            hex(&secret.server_proof(binding)),
+            "673701fb457f4478c5e830a05cdb2ff09f5f43fabe421c0cea4d349d248a16a1"
+        );
+        assert_eq!(
+            hex(&secret.successor(binding).0[..]),
+            "17305dcba624f4c33fbd132d3a9bb2617ff0ee48a7275e0a28299c3c8785d9b3"
+        );
+    }
+
     #[test]
     fn secrets_are_not_printed() {
         let token = Token::new(Secret::new([0xab; 32]));
