@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::environment::Environment;
 use crate::error::ConfigError;
 use crate::proto::PIPE_SHARE;
 use crate::tls::{ClientTls, ServerTls};
@@ -256,6 +257,7 @@ pub struct ClientConfig {
     pub(crate) attempt_timeout: Duration,
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) addresses: Option<AddressHook>,
+    pub(crate) environment: Environment,
 }
 
 impl fmt::Debug for ClientConfig {
@@ -280,6 +282,7 @@ impl ClientConfig {
             attempt_timeout: Duration::from_secs(10),
             local_ip: None,
             addresses: None,
+            environment: Environment::default(),
         }
     }
 
@@ -324,6 +327,13 @@ impl ClientConfig {
         self
     }
 
+    /// Lives in `world` instead of on the network.
+    #[cfg(feature = "simulation")]
+    pub fn simulate(&mut self, world: Arc<dyn crate::simulation::World>) -> &mut Self {
+        self.environment.world = Some(world);
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let attempt = self.attempt_timeout.as_millis() as u64;
         bounds("attempt_timeout in ms", attempt, 10, u64::MAX)?;
@@ -340,6 +350,7 @@ pub struct ServerConfig {
     pub(crate) linger: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) stable_key: Option<[u8; 32]>,
+    pub(crate) environment: Environment,
 }
 
 impl ServerConfig {
@@ -352,6 +363,7 @@ impl ServerConfig {
             linger: Duration::from_secs(24 * 3600),
             handshake_timeout: Duration::from_secs(10),
             stable_key: None,
+            environment: Environment::default(),
         }
     }
 
@@ -387,6 +399,13 @@ impl ServerConfig {
     /// restarted. Default: derived from the TLS private key, which is as stable.
     pub fn stable_key(&mut self, key: [u8; 32]) -> &mut Self {
         self.stable_key = Some(key);
+        self
+    }
+
+    /// Lives in `world` instead of on the network.
+    #[cfg(feature = "simulation")]
+    pub fn simulate(&mut self, world: Arc<dyn crate::simulation::World>) -> &mut Self {
+        self.environment.world = Some(world);
         self
     }
 

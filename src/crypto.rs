@@ -37,12 +37,6 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
-/// Sixty-four random bits for jitter; zero if the system gives none, which costs
-/// the jitter and nothing else.
-pub(crate) fn jitter() -> u64 {
-    random::<8>().map(u64::from_be_bytes).unwrap_or_default()
-}
-
 /// The operating system's random generator failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system gives no random bytes")]

@@ -57,6 +57,7 @@
 //! | `ring` | no | cryptography by ring; used if `aws-lc-rs` is off |
 //! | `self-signed` | yes | [`Identity::self_signed`] |
 //! | `platform-verifier` | no | `ClientTls::platform`: trust what the operating system trusts |
+//! | `simulation` | no | a world in memory in place of sockets, for deterministic tests; outside of semantic versioning |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
@@ -75,6 +76,7 @@ mod config;
 mod control;
 mod crypto;
 mod driver;
+mod environment;
 mod error;
 mod event;
 mod id;
@@ -84,6 +86,8 @@ mod proto;
 mod quic;
 mod server;
 mod session;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod stats;
 mod tls;
 mod wire;
@@ -100,7 +104,7 @@ pub use misbehaved::PeerMisbehaved;
 pub use pipe::{BackedPipe, BackedReader, BackedWriter, JoinError};
 pub use server::{Incoming, Server, SessionInfo};
 pub use session::Session;
-pub use stats::{PipeStats, ServerStats, SessionStats};
+pub use stats::{PipeInfo, PipeStats, ServerStats, SessionStats};
 pub use tls::{ClientTls, Fingerprint, Identity, ParseFingerprintError, ServerTls, TlsError};
 pub use wire::{ALPN, DecodeError, LABEL_MAX, PROTOCOL_VERSION};
 

@@ -9,6 +9,9 @@
 //!   ([`Lost`]);
 //! - reads and writes can be polled with a `Bytes` chunk, without a copy.
 
+#[cfg(feature = "simulation")]
+mod simulated;
+
 use std::any::Any;
 use std::future::Future;
 use std::io;
@@ -29,6 +32,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::code::LinkCode;
 use crate::config::Transport;
 use crate::crypto::hmac_sha256;
+use crate::environment::Environment;
 use crate::error::BindError;
 use crate::tls::{self, ClientTls, Fingerprint, ServerTls, TlsError};
 use crate::wire::SECRET_LEN;
@@ -282,15 +286,15 @@ impl Dialler {
         local: Option<std::net::IpAddr>,
         remote: SocketAddr,
         transport: &Transport,
+        environment: &Environment,
     ) -> io::Result<Self> {
         let any = match remote {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let local = local.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any);
-        let socket = udp_socket(SocketAddr::new(local, 0), transport.socket_buffer)?;
         let config = quinn::EndpointConfig::default();
-        quinn::Endpoint::new(config, None, socket, Arc::new(quinn::TokioRuntime)).map(Self)
+        endpoint(environment, config, None, SocketAddr::new(local, 0), transport).map(Self)
     }
 
     pub(crate) async fn connect(
@@ -359,6 +363,7 @@ impl Listener {
         stable_key: Option<[u8; 32]>,
         max_sessions: u32,
         transport: &Transport,
+        environment: &Environment,
     ) -> Result<Self, BindError> {
         let crypto = QuicServerConfig::try_from(tls.config(max_sessions)?)
             .map_err(|error| BindError::Tls(TlsError::Other(error.to_string())))?;
@@ -374,16 +379,14 @@ impl Listener {
         let reset_key = ResetKey(derive(b"evermux stateless reset"));
         let [a, b, c, d, e, f, g, h, ..] = derive(b"evermux connection id");
         let cid_key = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
-        endpoint
+        let mut config = quinn::EndpointConfig::new(Arc::new(reset_key));
+        config
             .cid_generator(move || {
                 Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key))
             })
             .min_reset_interval(RESET_INTERVAL);
 
-        let socket = udp_socket(local, transport.socket_buffer)
-            .map_err(|source| BindError::Socket { local, source: Arc::new(source) })?;
-        quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
+        endpoint(environment, config, Some(server), local, transport)
             .map(Self)
             .map_err(|source| BindError::Socket { local, source: Arc::new(source) })
     }
@@ -560,6 +563,24 @@ impl quinn::crypto::HmacKey for ResetKey {
 /// Values beyond a varint mean "no limit" in every place we use them.
 fn varint(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}
+
+/// An endpoint on a socket of its own.
+fn endpoint(
+    environment: &Environment,
+    config: quinn::EndpointConfig,
+    server: Option<quinn::ServerConfig>,
+    local: SocketAddr,
+    transport: &Transport,
+) -> io::Result<quinn::Endpoint> {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = &environment.world {
+        return simulated::endpoint(&**world, config, server, local);
+    }
+    #[cfg(not(feature = "simulation"))]
+    let _ = environment;
+    let socket = udp_socket(local, transport.socket_buffer)?;
+    quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
 }
 
 fn udp_socket(local: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {

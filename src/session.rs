@@ -1,6 +1,6 @@
 //! A session, as its users and its driver see it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use crate::id::{Epoch, PipeId, SessionId, Side};
 use crate::pipe::{BackedPipe, Handle, Host, PipeShared, SharedBudget};
 use crate::proto::SessionCore;
 use crate::quic::Connection;
-use crate::stats::SessionStats;
+use crate::stats::{PipeInfo, SessionStats};
 use crate::tls::Fingerprint;
 use crate::wire::LABEL_MAX;
 
@@ -230,6 +230,17 @@ impl Session {
         self.shared.stats()
     }
 
+    /// All live pipes, in the order of their ids: those whose both directions
+    /// have not ended, or whose ends the peer has not confirmed.
+    pub fn pipes(&self) -> Vec<PipeInfo> {
+        let info = |pipe: &Arc<PipeShared>| PipeInfo {
+            id: pipe.id(),
+            label: pipe.label(),
+            stats: pipe.stats(),
+        };
+        self.shared.pipes().iter().map(info).collect()
+    }
+
     /// The session's public name, the same on both sides.
     pub fn id(&self) -> SessionId {
         self.shared.id
@@ -270,7 +281,8 @@ pub(crate) struct SessionShared {
 /// this one.
 pub(crate) struct Table {
     pub(crate) core: SessionCore,
-    pub(crate) pipes: HashMap<PipeId, Arc<PipeShared>>,
+    /// In order: what is done to all of them takes the same course every time.
+    pub(crate) pipes: BTreeMap<PipeId, Arc<PipeShared>>,
     /// Accepted by the driver, not yet by the application. At most as many as
     /// the peer may have live.
     pub(crate) incoming: VecDeque<Arc<PipeShared>>,
@@ -329,7 +341,7 @@ impl SessionShared {
             host: Arc::new(host),
             table: Mutex::new(Table {
                 core,
-                pipes: HashMap::new(),
+                pipes: BTreeMap::new(),
                 incoming: VecDeque::new(),
                 ended: None,
                 settled: false,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::id::Epoch;
+use bytes::Bytes;
+
+use crate::id::{Epoch, PipeId};
 
 /// What a pipe has done so far. Offsets and counts are in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +22,18 @@ pub struct PipeStats {
     pub replayed: u64,
     /// Read by this side's application.
     pub read: u64,
+}
+
+/// A live pipe, as [`Session::pipes`](crate::Session::pipes) lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PipeInfo {
+    /// Its name within the session.
+    pub id: PipeId,
+    /// What the opener called it.
+    pub label: Bytes,
+    /// Offsets and counts of both directions.
+    pub stats: PipeStats,
 }
 
 /// What a session has done so far.

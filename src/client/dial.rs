@@ -102,7 +102,8 @@ fn attempt(
     addr: SocketAddr,
     last_rtt: Option<Duration>,
 ) -> impl Future<Output = Result<(Connection, Dialler), DialError>> + Send + 'static {
-    let dialler = Dialler::bind(config.local_ip, addr, &config.session.transport())
+    let transport = config.session.transport();
+    let dialler = Dialler::bind(config.local_ip, addr, &transport, &config.environment)
         .map_err(|error| DialError::Socket { target: addr, reason: error.to_string() });
     let (quic, server_name) = (Arc::new(quic.clone()), target.server_name.clone());
     async move {

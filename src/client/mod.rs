@@ -12,8 +12,8 @@ use crate::clock::{self, Instant};
 use crate::code::LinkCode;
 use crate::config::ClientConfig;
 use crate::control::{ControlError, ControlReader, ControlWriter};
-use crate::crypto::random;
 use crate::driver::Driver;
+use crate::environment::Environment;
 use crate::error::{BindError, ConnectError, DialError};
 use crate::id::{HolderId, Side};
 use crate::misbehaved::PeerMisbehaved;
@@ -73,7 +73,8 @@ impl Client {
         let (connection, dialler) = shared.dial(&target, deadline, None).await?;
         let waited = shared.config.attempt_timeout;
         let timed_out = || DialError::TimedOut { target: target.to_string(), waited };
-        let hello = begin(&connection, shared.config.session.parameters());
+        let hello =
+            begin(&connection, shared.config.session.parameters(), &shared.config.environment);
         let begun = clock::until(deadline, hello).await.unwrap_or_else(|| Err(timed_out().into()));
         let (holder, welcome, reader, writer) = match begun {
             Ok(begun) => begun,
@@ -123,10 +124,11 @@ impl ClientShared {
 async fn begin(
     connection: &Connection,
     parameters: crate::wire::Parameters,
+    environment: &Environment,
 ) -> Result<(HolderId, Welcome, ControlReader, ControlWriter), ConnectError> {
     let (send, recv) = connection.open_bi().await.map_err(refused)?;
     let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
-    let holder = HolderId(random().map_err(|_| ConnectError::NoRandomness)?);
+    let holder = HolderId(environment.random().map_err(|_| ConnectError::NoRandomness)?);
     writer.queue(&Frame::Hello(Hello { holder, parameters }));
     if writer.flush().await.is_err() {
         return Err(refused(connection.closed().await));

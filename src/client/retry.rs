@@ -6,7 +6,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{ClientShared, Target};
 use crate::clock::{self, Instant, sleep, sleep_until};
-use crate::crypto::jitter;
 use crate::driver::{Attach, Dialled};
 use crate::error::{DialError, SessionError};
 use crate::event::{LinkState, SessionEvent, elapsed};
@@ -70,7 +69,7 @@ impl Outage<'_> {
         let give_up = policy.give_up_after.and_then(|limit| self.began.checked_add(limit));
         let mut attempt = 0;
         while self.session.is_detached() {
-            let delay = backoff.next(jitter());
+            let delay = backoff.next(self.client.config.environment.jitter());
             tokio::select! {
                 biased;
                 () = sleep_until(give_up) => return Err(self.gave_up()),

@@ -1,6 +1,6 @@
 //! Byte budgets that writers can wait for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -16,14 +16,14 @@ pub(crate) struct SharedBudget {
 #[derive(Debug)]
 struct State {
     budget: Budget,
-    /// One entry for each waiting writer, by a key of its own; so bounded by
-    /// the number of pipes.
-    waiting: HashMap<usize, Waker>,
+    waiting: Waiting,
 }
 
 impl SharedBudget {
     pub(crate) fn new(limit: u64) -> Self {
-        Self { state: Mutex::new(State { budget: Budget::new(limit), waiting: HashMap::new() }) }
+        Self {
+            state: Mutex::new(State { budget: Budget::new(limit), waiting: Waiting::default() }),
+        }
     }
 
     /// Takes up to `wanted` bytes from this budget and, if there is one, from
@@ -65,12 +65,12 @@ impl SharedBudget {
             state.budget.give_back(bytes);
             std::mem::take(&mut state.waiting)
         };
-        waiting.into_values().for_each(Waker::wake);
+        waiting.queue.into_values().for_each(|(_, waker)| waker.wake());
     }
 
     /// Forgets a waiting writer.
     pub(crate) fn forget(&self, key: usize) {
-        self.lock().waiting.remove(&key);
+        self.lock().waiting.remove(key);
     }
 
     pub(crate) fn used(&self) -> u64 {
@@ -80,6 +80,34 @@ impl SharedBudget {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held; if it did, counters stay counters.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writers that wait, one entry for each: bounded by the number of pipes.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// First come, first woken: who was left without when the room was gone
+    /// stands behind those who had to wait before.
+    queue: BTreeMap<u64, (usize, Waker)>,
+    /// Where in the queue a writer is, by a key of its own.
+    places: HashMap<usize, u64>,
+    next: u64,
+}
+
+impl Waiting {
+    /// Keeps the place of a writer that waits already.
+    fn insert(&mut self, key: usize, waker: Waker) {
+        let place = *self.places.entry(key).or_insert_with(|| {
+            self.next += 1;
+            self.next
+        });
+        self.queue.insert(place, (key, waker));
+    }
+
+    fn remove(&mut self, key: usize) {
+        if let Some(place) = self.places.remove(&key) {
+            self.queue.remove(&place);
+        }
     }
 }
 

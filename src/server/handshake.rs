@@ -9,7 +9,6 @@ use super::{Door, Incoming, ServerShared, refuse};
 use crate::clock;
 use crate::code::{LinkCode, RefuseCode};
 use crate::control::{ControlError, ControlReader, ControlWriter};
-use crate::crypto::random;
 use crate::driver::{Attach, Resumed};
 use crate::id::SessionId;
 use crate::misbehaved::PeerMisbehaved;
@@ -118,7 +117,8 @@ fn begin(
         door.refuse(RefuseCode::OVERLOADED, "the limit of sessions is reached");
         return;
     };
-    let (Ok(id), Ok(secret)) = (random(), random()) else {
+    let environment = &server.config.environment;
+    let (Ok(id), Ok(secret)) = (environment.random(), environment.random()) else {
         door.refuse(RefuseCode::OVERLOADED, "no random bytes");
         return;
     };

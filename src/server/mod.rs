@@ -83,8 +83,14 @@ impl Server {
         })?;
         let limits = &config.limits;
         let transport = config.session.transport();
-        let listener =
-            Listener::bind(local, &config.tls, config.stable_key, limits.max_sessions, &transport)?;
+        let listener = Listener::bind(
+            local,
+            &config.tls,
+            config.stable_key,
+            limits.max_sessions,
+            &transport,
+            &config.environment,
+        )?;
         let (sender, receiver) = mpsc::channel(limits.max_handshakes as usize);
         let shared = Arc::new(ServerShared {
             listener,

@@ -1,6 +1,6 @@
 //! All sessions of a server, by id.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,7 +24,7 @@ pub(super) struct Registry {
 
 #[derive(Debug, Default)]
 struct Places {
-    sessions: HashMap<SessionId, Entry>,
+    sessions: BTreeMap<SessionId, Entry>,
     /// Kept for clients that the application has not answered yet.
     reserved: usize,
 }
