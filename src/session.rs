@@ -403,11 +403,14 @@ impl SessionShared {
     /// Forgets a pipe that is done.
     pub(crate) fn retire(&self, id: PipeId) {
         let mut table = self.table();
-        if table.pipes.remove(&id).is_some() {
+        if let Some(pipe) = table.pipes.remove(&id) {
             table.core.retire(id);
             // Given up by the peer before the application took it: whoever
             // opens and gives up without end must not fill the queue.
             table.incoming.retain(|pipe| pipe.id() != id);
+            drop(table);
+            // Whoever still holds it holds no connection.
+            pipe.let_go_of_streams();
         }
     }
 
@@ -504,7 +507,7 @@ impl SessionShared {
             std::mem::take(&mut table.pipes)
         };
         pipes.values().for_each(|pipe| pipe.end(&shared));
-        self.host.take_due(true);
+        self.host.close_due();
         self.link.send_replace(LinkState::Closed { error: error.clone() });
         self.emit(SessionEvent::Closed { error });
         self.arrived.notify_waiters();

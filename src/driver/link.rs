@@ -254,9 +254,6 @@ impl Driver {
 
     /// Does what a pipe wants done.
     pub(super) fn serve(&self, link: &mut Link, pipe: &Arc<PipeShared>, wants: Wants) {
-        if wants.retire {
-            self.shared.retire(pipe.id());
-        }
         if wants.stream {
             link.open(pipe.clone());
         }
@@ -267,6 +264,9 @@ impl Driver {
             && let Some(stream) = pipe.release()
         {
             link.pumps.spawn(stream.linger());
+        }
+        if wants.retire {
+            self.shared.retire(pipe.id());
         }
     }
 

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 
-use super::shared::{PipeShared, State, wake};
+use super::shared::{PipeShared, State, park, wake};
 use super::streams::{CHUNK_MAX, Rx, Tx};
 use crate::error::SessionError;
 use crate::id::Epoch;
@@ -80,6 +80,7 @@ impl PipeShared {
             header: state.core.header(self.side, epoch).encode(),
             pumping: false,
             pump_due: false,
+            pump: None,
             finished: false,
             releasing: state.core.send.is_done(),
             gone: false,
@@ -134,13 +135,24 @@ impl PipeShared {
                 wake(&mut state.writer);
                 return Poll::Ready(());
             }
-            match ready!(tx.poll_write(cx, &chunk)) {
-                Ok(taken) => {
+            match tx.poll_write(cx, &chunk) {
+                Poll::Pending => {
+                    park(&mut tx.pump, cx);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(taken)) => {
                     let replayed = state.core.send.on_sent(taken as u64);
                     state.replayed += replayed;
                     self.host.totals.replayed.fetch_add(replayed, Relaxed);
                 }
-                Err(StreamGone) => tx.gone = true,
+                Poll::Ready(Err(StreamGone)) => {
+                    tx.gone = true;
+                    tx.pumping = false;
+                    if tx.releasing {
+                        self.mark_now(state);
+                    }
+                    return Poll::Ready(());
+                }
             }
         }
         cx.waker().wake_by_ref();
@@ -178,7 +190,9 @@ impl PipeShared {
             && state.core.needs_stream();
         state.opening |= stream;
         let release = state.tx.as_ref().is_some_and(Tx::is_released);
-        Wants { stream, pump, release, retire: state.core.is_retired() }
+        // A stream whose header must still get through is the driver's to end.
+        let through = state.tx.as_ref().is_none_or(|tx| !tx.releasing || release);
+        Wants { stream, pump, release, retire: through && state.core.is_retired() }
     }
 
     /// Whether a stream should still be opened for it.
@@ -275,6 +289,9 @@ impl PipeShared {
     /// whose stream it was.
     fn let_go_of_tx(&self, state: &mut State) {
         let header_counts = self.id.opener() == self.side && state.core.recv.end().is_none();
+        if let Some(tx) = &mut state.tx {
+            wake(&mut tx.pump);
+        }
         match &mut state.tx {
             Some(tx) if header_counts && !tx.finished => tx.releasing = true,
             // Finished, it lingers by itself; dropped, it would be reset.
@@ -288,6 +305,13 @@ impl PipeShared {
         let mut guard = self.lock();
         let released = guard.tx.take_if(|tx| tx.is_released());
         released.map(|tx| tx.stream)
+    }
+
+    /// Both directions are done, and the peer knows.
+    pub(crate) fn let_go_of_streams(&self) {
+        let mut state = self.lock();
+        state.tx = None;
+        state.rx = None;
     }
 
     /// Runs the pump as far as it goes, and leaves the rest to the driver.

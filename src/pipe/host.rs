@@ -50,6 +50,9 @@ pub(crate) struct Due {
     pub(crate) later: Vec<Arc<PipeShared>>,
     /// A reader found the peer out.
     pub(crate) misbehaved: Option<PeerMisbehaved>,
+    /// The session has ended: nobody looks any more, and what is kept here would
+    /// keep its pipe, the pipe its streams, and they the connection, for ever.
+    closed: bool,
 }
 
 impl Host {
@@ -76,14 +79,21 @@ impl Host {
 
     /// Has the driver look at `pipe` at once.
     pub(crate) fn due_now(&self, pipe: Arc<PipeShared>) {
-        self.lock().now.push(pipe);
-        self.wake.notify_one();
+        let mut due = self.lock();
+        if !due.closed {
+            due.now.push(pipe);
+            drop(due);
+            self.wake.notify_one();
+        }
     }
 
     /// Has the driver look at `pipe` with the next batch of acks.
     pub(crate) fn due_later(&self, pipe: Arc<PipeShared>) {
         let first = {
             let mut due = self.lock();
+            if due.closed {
+                return;
+            }
             due.later.push(pipe);
             due.later.len() == 1
         };
@@ -106,7 +116,13 @@ impl Host {
             now: std::mem::take(&mut due.now),
             later: if later { std::mem::take(&mut due.later) } else { Vec::new() },
             misbehaved: due.misbehaved.take(),
+            closed: due.closed,
         }
+    }
+
+    /// Nobody will look at pipes any more.
+    pub(crate) fn close_due(&self) {
+        *self.lock() = Due { closed: true, ..Due::default() };
     }
 
     /// Whether a batch of acks waits for its time.

@@ -437,7 +437,7 @@ fn keep(chunk: &Bytes, taken: usize) -> Bytes {
     }
 }
 
-fn park(slot: &mut Option<Waker>, cx: &Context<'_>) {
+pub(super) fn park(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *slot = Some(cx.waker().clone()),

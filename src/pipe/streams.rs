@@ -1,6 +1,6 @@
 //! The QUIC streams of a pipe while it is attached, one for each direction.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -25,6 +25,9 @@ pub(super) struct Tx {
     pub(super) pumping: bool,
     /// The driver is to run the pump.
     pub(super) pump_due: bool,
+    /// The pump, while the stream takes no more: QUIC will not wake it if what
+    /// it has to pump is not wanted any more.
+    pub(super) pump: Option<Waker>,
     /// FIN was handed over.
     pub(super) finished: bool,
     /// The direction has no more use for the stream; what is left to do is to

@@ -1,0 +1,515 @@
+//! A network in memory: hosts, the roads between each of them and the server, and
+//! the address translation on each road.
+//!
+//! Every client lives on a host of its own behind a NAT of its own; the server is
+//! at [`SERVER`]. A datagram takes the road of its client's host, in one of two
+//! [`Way`]s, each with its own [`Conditions`]. What is under way lies in one list,
+//! ordered by when it arrives; [`Network::run`] delivers it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use evermux::simulation::{Socket, World};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::dice::Dice;
+use crate::trace::Trace;
+
+/// Where the server listens.
+pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4433);
+
+/// Most datagrams that wait in a socket.
+const INBOX_MAX: usize = 4096;
+
+/// The address of a client's host.
+pub fn host_addr(host: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, host).into()
+}
+
+/// A direction of a road.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Up,
+    Down,
+}
+
+pub const BOTH_WAYS: [Way; 2] = [Way::Up, Way::Down];
+
+/// What a way does to datagrams.
+#[derive(Clone, Copy, Debug)]
+pub struct Conditions {
+    pub latency: Duration,
+    /// Added to the latency, up to so much; more than a datagram's distance from
+    /// the next reorders them.
+    pub jitter: Duration,
+    /// Of a thousand, how many are lost.
+    pub loss: u64,
+    /// Of a thousand, how many come twice.
+    pub duplicate: u64,
+    /// Bytes in a second.
+    pub rate: u64,
+    /// Bytes that wait for their turn at that rate; what comes on top is lost.
+    pub queue: u64,
+    /// Larger datagrams are lost.
+    pub mtu: usize,
+}
+
+impl Default for Conditions {
+    fn default() -> Self {
+        Self {
+            latency: Duration::from_millis(20),
+            jitter: Duration::ZERO,
+            loss: 0,
+            duplicate: 0,
+            rate: 12_500_000,
+            queue: 1 << 20,
+            mtu: 1472,
+        }
+    }
+}
+
+/// What becomes of datagrams on a way, before its conditions matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    /// They are lost.
+    Closed,
+    /// They wait until it opens.
+    Holding,
+}
+
+#[derive(Debug)]
+pub struct Network {
+    state: Mutex<State>,
+    /// Something is under way that comes before all else.
+    sooner: Notify,
+    /// Something was delivered.
+    pub delivery: Notify,
+    pub trace: Trace,
+}
+
+#[derive(Debug)]
+struct State {
+    dice: Dice,
+    random: Dice,
+    inboxes: BTreeMap<SocketAddr, Inbox>,
+    roads: BTreeMap<IpAddr, Road>,
+    /// By arrival; the number keeps those apart that arrive at once.
+    under_way: BTreeMap<(Instant, u64), Datagram>,
+    sent: u64,
+    delivered: u64,
+    next_port: u16,
+}
+
+#[derive(Debug)]
+struct Inbox {
+    /// Tells this socket from an earlier one at the same address.
+    generation: u64,
+    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Debug)]
+struct Datagram {
+    number: u64,
+    from: SocketAddr,
+    to: SocketAddr,
+    /// The client's own socket, whichever way it goes.
+    client: SocketAddr,
+    way: Way,
+    bytes: Vec<u8>,
+}
+
+/// One client host's way to the server and back.
+#[derive(Debug)]
+struct Road {
+    up: Lane,
+    down: Lane,
+    /// The public address of each socket that has sent something.
+    public: BTreeMap<SocketAddr, SocketAddr>,
+    /// Whose each public address is: also earlier ones, if they still work.
+    inside: BTreeMap<SocketAddr, SocketAddr>,
+    /// What becomes of the datagrams of some sockets, in both ways.
+    sockets: BTreeMap<SocketAddr, Gate>,
+    /// Where the host is: part of its public addresses.
+    place: u8,
+    next_public: u16,
+}
+
+#[derive(Debug)]
+struct Lane {
+    conditions: Conditions,
+    gate: Gate,
+    held: Vec<Datagram>,
+    /// When what was sent so far will have passed, at the way's rate.
+    busy_until: Instant,
+}
+
+impl Network {
+    pub fn new(mut dice: Dice, trace: Trace) -> Arc<Self> {
+        let random = dice.fork();
+        Arc::new(Self {
+            state: Mutex::new(State {
+                dice,
+                random,
+                inboxes: BTreeMap::new(),
+                roads: BTreeMap::new(),
+                under_way: BTreeMap::new(),
+                sent: 0,
+                delivered: 0,
+                next_port: 1024,
+            }),
+            sooner: Notify::new(),
+            delivery: Notify::new(),
+            trace,
+        })
+    }
+
+    /// Delivers what is sent, for ever.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let next = self.lock().under_way.keys().next().map(|(at, _)| *at);
+            match next {
+                Some(at) if at <= Instant::now() => self.deliver_due(),
+                Some(at) => tokio::select! {
+                    biased;
+                    () = self.sooner.notified() => {}
+                    () = tokio::time::sleep_until(at) => {}
+                },
+                None => self.sooner.notified().await,
+            }
+        }
+    }
+
+    /// A road with these conditions, for the client on `host`.
+    pub fn pave(&self, host: u8, up: Conditions, down: Conditions) {
+        self.trace.note(format_args!("road of {host}: up {up:?}, down {down:?}"));
+        let lane = |conditions| Lane {
+            conditions,
+            gate: Gate::Open,
+            held: Vec::new(),
+            busy_until: Instant::now(),
+        };
+        let mut state = self.lock();
+        match state.roads.get_mut(&host_addr(host)) {
+            Some(road) => (road.up.conditions, road.down.conditions) = (up, down),
+            None => {
+                let road = Road {
+                    up: lane(up),
+                    down: lane(down),
+                    public: BTreeMap::new(),
+                    inside: BTreeMap::new(),
+                    sockets: BTreeMap::new(),
+                    place: 0,
+                    next_public: 0,
+                };
+                state.roads.insert(host_addr(host), road);
+            }
+        }
+    }
+
+    /// Opens or closes a way. What was held goes on its way when it opens.
+    pub fn set_gate(&self, host: u8, way: Way, gate: Gate) {
+        self.trace.note(format_args!("host {host}: {way:?} {gate:?}"));
+        self.with_road(host, |road| {
+            let lane = road.lane(way);
+            lane.gate = gate;
+            if gate == Gate::Holding { Vec::new() } else { std::mem::take(&mut lane.held) }
+        });
+    }
+
+    /// Opens or closes the road for the sockets that the host has now; sockets
+    /// that it makes later are free.
+    pub fn set_gate_of_sockets(&self, host: u8, gate: Gate) {
+        self.trace.note(format_args!("host {host}: sockets of today {gate:?}"));
+        let mut state = self.lock();
+        let sockets: Vec<SocketAddr> =
+            state.inboxes.keys().filter(|addr| addr.ip() == host_addr(host)).copied().collect();
+        if let Some(road) = state.road(host) {
+            road.sockets.extend(sockets.into_iter().map(|socket| (socket, gate)));
+        }
+    }
+
+    /// Lets the sockets that are held go on; those that are cut off stay so.
+    pub fn release_sockets(&self, host: u8) {
+        self.trace.note(format_args!("host {host}: sockets released"));
+        self.with_road(host, |road| {
+            road.sockets.retain(|_, gate| *gate == Gate::Closed);
+            BOTH_WAYS.iter().flat_map(|way| std::mem::take(&mut road.lane(*way).held)).collect()
+        });
+    }
+
+    /// All sockets of the host get new public addresses. `keep_old`: what is sent
+    /// to the old ones still arrives.
+    pub fn renumber(&self, host: u8, keep_old: bool) {
+        self.trace.note(format_args!("host {host}: renumbered, old path kept: {keep_old}"));
+        self.with_road(host, |road| {
+            road.place = road.place.wrapping_add(1);
+            road.public.clear();
+            if !keep_old {
+                road.inside.clear();
+            }
+            Vec::new()
+        });
+    }
+
+    /// The sockets of a process that was killed: nothing that they still send
+    /// gets anywhere, and their addresses are free.
+    pub fn unplug(&self, ip: IpAddr) {
+        self.trace.note(format_args!("{ip}: killed"));
+        self.lock().inboxes.retain(|addr, _| addr.ip() != ip);
+    }
+
+    /// All gates open, no loss, good conditions: for good. Sockets that were cut
+    /// off stay so.
+    pub fn heal(&self, hosts: impl IntoIterator<Item = u8>) {
+        for host in hosts {
+            let conditions = Conditions::default();
+            self.pave(host, conditions, conditions);
+            self.release_sockets(host);
+            BOTH_WAYS.into_iter().for_each(|way| self.set_gate(host, way, Gate::Open));
+        }
+    }
+
+    /// Datagrams sent and delivered.
+    pub fn counts(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.sent, state.delivered)
+    }
+
+    /// Sockets that are open.
+    pub fn open_sockets(&self) -> Vec<SocketAddr> {
+        self.lock().inboxes.keys().copied().collect()
+    }
+
+    fn with_road(&self, host: u8, change: impl FnOnce(&mut Road) -> Vec<Datagram>) {
+        let mut state = self.lock();
+        let freed = state.road(host).map(change).unwrap_or_default();
+        freed.into_iter().for_each(|datagram| self.send_off(&mut state, datagram));
+    }
+
+    fn accept(&self, generation: u64, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.inboxes.get(&from).is_none_or(|inbox| inbox.generation != generation) {
+            return;
+        }
+        state.sent += 1;
+        let number = state.sent;
+        let (way, client) = if from == SERVER {
+            match state.roads.values().find_map(|road| road.inside.get(&to)) {
+                Some(client) => (Way::Down, *client),
+                None => return self.lose(number, from, to, bytes, "no such address"),
+            }
+        } else {
+            (Way::Up, from)
+        };
+        let Some(road) = state.roads.get_mut(&client.ip()) else {
+            return self.lose(number, from, to, bytes, "no road");
+        };
+        let from = if way == Way::Up { road.translate(from) } else { from };
+        let datagram = Datagram { number, from, to, client, way, bytes: bytes.to_vec() };
+        self.send_off(state, datagram);
+    }
+
+    fn send_off(&self, state: &mut State, datagram: Datagram) {
+        let State { dice, roads, under_way, sent, .. } = state;
+        let Datagram { number, from, to, way, ref bytes, client } = datagram;
+        let lose = |why| self.lose(number, from, to, bytes, why);
+        let Some(road) = roads.get_mut(&client.ip()) else { return lose("no road") };
+        let of_socket = road.sockets.get(&client).copied().unwrap_or(Gate::Open);
+        let lane = road.lane(way);
+        match (lane.gate, of_socket) {
+            (Gate::Closed, _) | (_, Gate::Closed) => return lose("closed"),
+            (Gate::Holding, _) | (_, Gate::Holding) => return lane.held.push(datagram),
+            (Gate::Open, Gate::Open) => {}
+        }
+        let conditions = lane.conditions;
+        if bytes.len() > conditions.mtu {
+            return lose("too large");
+        }
+        if dice.chance(conditions.loss) {
+            return lose("lost");
+        }
+        let now = Instant::now();
+        lane.busy_until = lane.busy_until.max(now);
+        let nanos = |bytes: u64| Duration::from_nanos(bytes * 1_000_000_000 / conditions.rate);
+        if lane.busy_until - now > nanos(conditions.queue) {
+            return lose("queue full");
+        }
+        lane.busy_until += nanos(bytes.len() as u64);
+        let copies = if dice.chance(conditions.duplicate) { 2 } else { 1 };
+        for _ in 0..copies {
+            let jitter = dice.pick(0..conditions.jitter.as_nanos() as u64 + 1);
+            let at = lane.busy_until + conditions.latency + Duration::from_nanos(jitter);
+            self.trace.note(format_args!(
+                "#{number} {from} > {to} {} B, there in {:?}",
+                bytes.len(),
+                at - now
+            ));
+            *sent += 1;
+            let key = (at, *sent);
+            if under_way.keys().next().is_none_or(|first| key < *first) {
+                self.sooner.notify_one();
+            }
+            under_way.insert(key, datagram.clone());
+        }
+    }
+
+    fn deliver_due(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let now = Instant::now();
+        let mut wakers = Vec::new();
+        while let Some(first) = state.under_way.first_entry().filter(|e| e.key().0 <= now) {
+            let Datagram { number, from, to, client, way, bytes } = first.remove();
+            let lose = |why| self.lose(number, from, to, &bytes, why);
+            let Some(road) = state.roads.get(&client.ip()) else { continue };
+            if road.sockets.get(&client) == Some(&Gate::Closed) {
+                lose("cut off under way");
+                continue;
+            }
+            let (socket, from) = match way {
+                Way::Up => (to, from),
+                // A mapping that is gone by now.
+                Way::Down if !road.inside.contains_key(&to) => {
+                    lose("address gone");
+                    continue;
+                }
+                Way::Down => (client, from),
+            };
+            match state.inboxes.get_mut(&socket) {
+                Some(inbox) if inbox.datagrams.len() < INBOX_MAX => {
+                    state.delivered += 1;
+                    inbox.datagrams.push_back((from, bytes));
+                    wakers.extend(inbox.waker.take());
+                }
+                Some(_) => lose("inbox full"),
+                None => lose("nobody there"),
+            }
+        }
+        drop(guard);
+        wakers.into_iter().for_each(Waker::wake);
+        self.delivery.notify_one();
+    }
+
+    fn lose(&self, number: u64, from: SocketAddr, to: SocketAddr, bytes: &[u8], why: &str) {
+        self.trace.note(format_args!("#{number} {from} > {to} {} B, {why}", bytes.len()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+}
+
+impl State {
+    fn road(&mut self, host: u8) -> Option<&mut Road> {
+        self.roads.get_mut(&host_addr(host))
+    }
+}
+
+impl Road {
+    fn lane(&mut self, way: Way) -> &mut Lane {
+        match way {
+            Way::Up => &mut self.up,
+            Way::Down => &mut self.down,
+        }
+    }
+
+    /// The public address of a socket, as the NAT gives it.
+    fn translate(&mut self, inside: SocketAddr) -> SocketAddr {
+        if let Some(public) = self.public.get(&inside) {
+            return *public;
+        }
+        self.next_public += 1;
+        let IpAddr::V4(host) = inside.ip() else { unreachable!("hosts have IPv4") };
+        let [_, _, _, host] = host.octets();
+        let ip = Ipv4Addr::new(198, 51, host, self.place);
+        let public = SocketAddr::new(ip.into(), self.next_public);
+        self.public.insert(inside, public);
+        self.inside.insert(public, inside);
+        public
+    }
+}
+
+/// The network as its sockets' owners see it.
+#[derive(Debug)]
+pub struct Plug(pub Arc<Network>);
+
+impl World for Plug {
+    fn bind(&self, local: SocketAddr) -> io::Result<Arc<dyn Socket>> {
+        let mut state = self.0.lock();
+        let mut addr = local;
+        if addr.port() == 0 {
+            state.next_port += 1;
+            addr.set_port(state.next_port);
+        }
+        if state.inboxes.contains_key(&addr) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        state.sent += 1;
+        let generation = state.sent;
+        let inbox = Inbox { generation, datagrams: VecDeque::new(), waker: None };
+        state.inboxes.insert(addr, inbox);
+        Ok(Arc::new(Bound { network: self.0.clone(), addr, generation }))
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        let mut state = self.0.lock();
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&state.random.roll().to_be_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Bound {
+    network: Arc<Network>,
+    addr: SocketAddr,
+    generation: u64,
+}
+
+impl Socket for Bound {
+    fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn send(&self, to: SocketAddr, datagram: &[u8]) {
+        self.network.accept(self.generation, self.addr, to, datagram);
+    }
+
+    fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<(usize, SocketAddr)> {
+        let mut state = self.network.lock();
+        let inbox = state.inboxes.get_mut(&self.addr);
+        // Unplugged, it hears nothing any more.
+        let Some(inbox) = inbox.filter(|inbox| inbox.generation == self.generation) else {
+            return Poll::Pending;
+        };
+        match inbox.datagrams.pop_front() {
+            Some((from, bytes)) => {
+                let len = bytes.len().min(buf.len());
+                buf[..len].copy_from_slice(&bytes[..len]);
+                Poll::Ready((len, from))
+            }
+            None => {
+                inbox.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let mut state = self.network.lock();
+        let inbox = state.inboxes.get(&self.addr);
+        if inbox.is_some_and(|inbox| inbox.generation == self.generation) {
+            state.inboxes.remove(&self.addr);
+        }
+    }
+}
