@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub(crate) use self::resume::{Attach, Dialled, Resumed};
-use crate::clock::{self, Instant, sleep_until};
+use crate::clock::{self, sleep_until};
 use crate::code::{CloseCode, LinkCode};
 use crate::config::SessionConfig;
 use crate::control::{ControlReader, ControlWriter};
@@ -213,7 +213,9 @@ impl Driver {
 
     /// Waits for a new connection, or for the session's end.
     async fn run_detached(&mut self) -> LinkEnd {
-        let deadline = self.linger_deadline();
+        let linger = self.linger();
+        // Far beyond any clock: never.
+        let deadline = linger.and_then(|linger| clock::now().checked_add(linger));
         loop {
             let shared = self.shared.clone();
             tokio::select! {
@@ -225,7 +227,7 @@ impl Driver {
                     };
                 }
                 () = sleep_until(deadline) => {
-                    let linger = self.linger.unwrap_or_default();
+                    let linger = linger.unwrap_or_default();
                     return LinkEnd::Ended(if self.close_sent {
                         closed()
                     } else {
@@ -248,12 +250,10 @@ impl Driver {
         }
     }
 
-    fn linger_deadline(&self) -> Option<Instant> {
-        let linger = self.linger?;
+    /// How long to stay without a connection, as things are.
+    fn linger(&self) -> Option<Duration> {
         let short = !self.confirmed || self.close_sent;
-        let linger = if short { linger.min(SHORT_LINGER) } else { linger };
-        // Far beyond any clock: never.
-        clock::now().checked_add(linger)
+        self.linger.map(|linger| if short { linger.min(SHORT_LINGER) } else { linger })
     }
 
     /// Marks pipes as looked at, so that they can be marked again.

@@ -39,7 +39,7 @@ pub enum Fate {
     Open,
     Finished,
     Reset { code: u32 },
-    /// The session ended before the writer did.
+    /// The session, or the writer's process, ended before the writer did.
     Lost,
 }
 
@@ -53,7 +53,7 @@ pub enum Reading {
     Eof,
     Reset { code: u32 },
     Stopped { code: u32 },
-    /// The session ended before the reader did.
+    /// The session, or the reader's process, ended before the reader did.
     Lost,
 }
 
@@ -206,6 +206,13 @@ impl Entry {
         assert!(offset <= direction.read, "acked {offset}, never read so far: {direction:?}");
     }
 
+    /// The writer's process was killed: nobody says anything any more.
+    pub fn writer_killed(&self) {
+        let mut direction = self.lock();
+        direction.writer_is_through = true;
+        direction.fate = Fate::Lost;
+    }
+
     // The reader.
 
     pub fn wants(&self, wants: bool) {
@@ -245,6 +252,10 @@ impl Entry {
         if matches!(direction.reading, Reading::Paused | Reading::Wants) {
             direction.reading = Reading::Stopped { code: 0 };
         }
+    }
+
+    pub fn reader_killed(&self) {
+        self.lock().reading = Reading::Lost;
     }
 
     pub fn read_failed(&self, error: &ReadError) -> Option<SessionError> {

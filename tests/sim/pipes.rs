@@ -7,6 +7,7 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -90,12 +91,18 @@ impl Plan {
     }
 
     /// Plays one end of the pipe. How the session ended, if that came between.
-    pub async fn play(self, pipe: BackedPipe, opener: bool, ledger: Arc<Ledger>) -> Option<SessionError> {
+    pub async fn play(
+        self,
+        pipe: BackedPipe,
+        opener: bool,
+        ledger: Arc<Ledger>,
+        process: Process,
+    ) -> Option<SessionError> {
         let (ours, theirs) = if opener { (self.there, self.back) } else { (self.back, self.there) };
         let cancelled = self.cancelled[usize::from(!opener)];
         let (reader, writer) = pipe.into_split();
-        let write = write(writer, ours.clone(), ledger.entry(ours.key));
-        let read = read(reader, theirs.clone(), ledger.entry(theirs.key));
+        let write = write(writer, ours.clone(), ledger.entry(ours.key), &process);
+        let read = read(reader, theirs.clone(), ledger.entry(theirs.key), &process);
         let both = async {
             let (wrote, read) = tokio::join!(write, read);
             wrote.or(read)
@@ -128,6 +135,21 @@ impl DirectionPlan {
         // Long rests make short pipes.
         let piece = dice.pick_log((bytes / 100).max(1)..CONTENT_MAX as u64);
         Self { key, bytes, piece, rests, ending, stall, stop, dice: dice.fork() }
+    }
+}
+
+/// Whether the process that somebody runs in was killed.
+#[derive(Clone, Debug, Default)]
+pub struct Process(Arc<AtomicBool>);
+
+impl Process {
+    /// Its tasks are about to be dropped, and will not be heard of any more.
+    pub fn kill(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    fn is_killed(&self) -> bool {
+        self.0.load(Relaxed)
     }
 }
 
@@ -165,10 +187,17 @@ async fn maybe<T>(dice: &mut Dice, future: impl Future<Output = T>) -> Option<T>
     .await
 }
 
-async fn write(mut writer: BackedWriter, plan: DirectionPlan, entry: Entry) -> Option<SessionError> {
+async fn write(
+    mut writer: BackedWriter,
+    plan: DirectionPlan,
+    entry: Entry,
+    process: &Process,
+) -> Option<SessionError> {
     // Dropped before the writer, so that nobody learns of it earlier.
-    let on_drop = entry.clone();
-    let _guard = OnDrop(|| on_drop.writer_dropped());
+    let _guard = OnDrop(|| match process.is_killed() {
+        true => entry.writer_killed(),
+        false => entry.writer_dropped(),
+    });
     match write_all(&mut writer, plan, &entry).await {
         Ok(()) => None,
         Err(error) => entry.write_failed(&error),
@@ -248,9 +277,16 @@ async fn write_some(
     }
 }
 
-async fn read(mut reader: BackedReader, plan: DirectionPlan, entry: Entry) -> Option<SessionError> {
-    let on_drop = entry.clone();
-    let _guard = OnDrop(|| on_drop.reader_dropped());
+async fn read(
+    mut reader: BackedReader,
+    plan: DirectionPlan,
+    entry: Entry,
+    process: &Process,
+) -> Option<SessionError> {
+    let _guard = OnDrop(|| match process.is_killed() {
+        true => entry.reader_killed(),
+        false => entry.reader_dropped(),
+    });
     match read_all(&mut reader, plan, &entry).await {
         Ok(()) => None,
         Err(error) => entry.read_failed(&error),

@@ -193,7 +193,7 @@ pub async fn play(world: World, seed: u64) -> Report {
             let still = world.ledger.owed();
             let stalled: Vec<_> = owed.iter().filter(|(key, at)| still.get(key) == Some(at)).collect();
             let unfinished = world.ledger.unfinished();
-            assert!(stalled.is_empty(), "stalled {MOVES_AGAIN:?} after the last fault:\n{unfinished}");
+            assert!(stalled.is_empty(), "stalled {MOVES_AGAIN:?} after the last fault: {stalled:?}\n{unfinished}");
             through.await.is_err()
         }
     };
@@ -247,8 +247,7 @@ impl ServerProcess {
         shared.world.network.unplug(SERVER.ip());
         shared.world.watch.forget_servers();
         for pair in shared.world.watch.pairs() {
-            pair.may_end(Cause::Forgotten);
-            pair.forget(Side::Server);
+            pair.kill(Side::Server);
         }
         drop(self);
         sleep(down).await;
@@ -322,8 +321,7 @@ impl Shared {
     fn kill_client(&self, host: u8) {
         self.world.network.unplug(host_addr(host));
         if let Some(pair) = self.on_host.lock().unwrap().get(&host) {
-            pair.may_end(Cause::Forgotten);
-            pair.forget(Side::Client);
+            pair.kill(Side::Client);
         }
     }
 
@@ -374,7 +372,7 @@ impl Shared {
                     Ok(Some(pipe)) => {
                         pair.accepted(pipe.id());
                         let plan = Plan::from_label(&pipe.label());
-                        playing.spawn(plan.play(pipe, false, self.world.ledger.clone()));
+                        playing.spawn(plan.play(pipe, false, self.world.ledger.clone(), pair.process(side)));
                     }
                     Ok(None) | Err(_) => is_accepting = false,
                 },
@@ -392,8 +390,18 @@ impl Shared {
 
     async fn open_pipes(&self, session: &Session, pair: &Pair, mut dice: Dice) {
         let mut playing = JoinSet::new();
-        let rests = dice.choose(&[0, 100, 2_000]);
-        'open: for _ in 0..self.setup.pipes {
+        let rests = dice.choose(&[1, 100, 2_000]);
+        let mut is_healed = self.is_healed.clone();
+        let process = pair.process(session.side());
+        'open: for number in 0..self.setup.pipes * 3 {
+            if number >= self.setup.pipes {
+                // Something goes on as long as the weather does.
+                let rest = dice.pick_millis(100..10_000);
+                if timeout(rest, is_healed.wait_for(|healed| *healed)).await.is_ok() {
+                    break;
+                }
+            }
+
             let plan = Plan::new(dice.roll(), self.setup.most);
             let pipe = loop {
                 match session.open_pipe(plan.label(self.setup.most)) {
@@ -406,10 +414,8 @@ impl Shared {
                     Err(other) => panic!("{other}"),
                 }
             };
-            playing.spawn(plan.play(pipe, true, self.world.ledger.clone()));
-            if rests > 0 {
-                sleep(Duration::from_millis(dice.pick(0..rests))).await;
-            }
+            playing.spawn(plan.play(pipe, true, self.world.ledger.clone(), process.clone()));
+            sleep(Duration::from_millis(dice.pick(0..rests))).await;
         }
         while let Some(ended) = playing.join_next().await {
             check_end(pair, session.side(), ended.expect("no panic at a pipe"));

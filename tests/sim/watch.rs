@@ -10,6 +10,7 @@ use evermux::{
     SessionId, Side,
 };
 
+use crate::pipes::Process;
 use crate::trace::Trace;
 
 /// What a pipe may keep beyond the shared budgets (guarantees, "bounded").
@@ -72,6 +73,8 @@ pub struct Pair {
     /// Which sides have opened all their pipes, and are through with them.
     through: Mutex<[bool; 2]>,
     accepted: Mutex<BTreeSet<PipeId>>,
+    /// Whose side was ever there.
+    seen: Mutex<[bool; 2]>,
     trace: Trace,
 }
 
@@ -79,6 +82,7 @@ pub struct Pair {
 #[derive(Debug)]
 struct Seen {
     session: Session,
+    process: Process,
     bounds: Bounds,
     epoch: Epoch,
     pipes: BTreeMap<PipeId, PipeStats>,
@@ -94,8 +98,25 @@ impl Pair {
     /// Checks how `side` was told that the session has ended.
     pub fn ended(&self, side: Side, error: &SessionError) {
         let causes = self.causes.lock().unwrap();
-        let explained = causes.iter().any(|cause| cause.explains(side, error));
+        // Its client never heard of it.
+        let leftover = !self.seen.lock().unwrap()[index(Side::Client)];
+        let explained = leftover && Cause::Forgotten.explains(side, error)
+            || causes.iter().any(|cause| cause.explains(side, error));
         assert!(explained, "{side:?} of {}: \"{error}\", but all there was is {causes:?}", self.id);
+    }
+
+    /// The process of a side is killed: nothing will be heard of it any more.
+    pub fn kill(&self, side: Side) {
+        if let Some(seen) = self.sides.lock().unwrap()[index(side)].take() {
+            seen.process.kill();
+            self.may_end(Cause::Forgotten);
+        }
+    }
+
+    /// The process of a side that is there.
+    pub fn process(&self, side: Side) -> Process {
+        let sides = self.sides.lock().unwrap();
+        sides[index(side)].as_ref().map(|seen| seen.process.clone()).unwrap_or_default()
     }
 
     /// Lets go of a side: it is not looked at any more, and may be abandoned.
@@ -192,11 +213,14 @@ impl Watch {
                 sides: Mutex::default(),
                 through: Mutex::default(),
                 accepted: Mutex::default(),
+                seen: Mutex::default(),
                 trace,
             })
         });
+        pair.seen.lock().unwrap()[index(session.side())] = true;
         pair.sides.lock().unwrap()[index(session.side())] = Some(Seen {
             session: session.clone(),
+            process: Process::default(),
             bounds,
             epoch: Epoch::FIRST,
             pipes: BTreeMap::new(),
