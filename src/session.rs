@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -144,9 +145,7 @@ impl Session {
     ///
     /// May be dropped and called again.
     pub async fn closed(&self) -> SessionError {
-        let mut finished = self.shared.finished.subscribe();
-        // The sender lives as long as we do.
-        let _ = finished.wait_for(|finished| *finished).await;
+        self.shared.until(|shared| shared.finished.load(Acquire).then_some(())).await;
         self.close_reason().unwrap_or(SessionError::LocallyClosed { code: CloseCode::ABANDONED })
     }
 
@@ -194,20 +193,12 @@ impl Session {
     }
 
     async fn attached_after(&self, given_up: Option<Epoch>) -> Result<Epoch, SessionError> {
-        let mut link = self.shared.link.subscribe();
-        let state = link
-            .wait_for(|state| match state {
-                LinkState::Attached { epoch, .. } => Some(*epoch) > given_up,
-                LinkState::Detached { .. } => false,
-                LinkState::Closed { .. } => true,
-            })
-            .await;
-        match state.as_deref() {
-            Ok(LinkState::Attached { epoch, .. }) => Ok(*epoch),
-            Ok(LinkState::Closed { error }) => Err(error.clone()),
-            // The sender lives as long as we do.
-            _ => Err(SessionError::LocallyClosed { code: CloseCode::ABANDONED }),
-        }
+        let attached = |shared: &SessionShared| match &*shared.link.borrow() {
+            LinkState::Attached { epoch, .. } => (Some(*epoch) > given_up).then_some(Ok(*epoch)),
+            LinkState::Detached { .. } => None,
+            LinkState::Closed { error } => Some(Err(error.clone())),
+        };
+        self.shared.until(attached).await
     }
 
     /// The state of the link right now.
@@ -267,7 +258,10 @@ pub(crate) struct SessionShared {
     requests: Mutex<Requests>,
     link: watch::Sender<LinkState>,
     /// The driver is through: the peer was told, if it could be.
-    finished: watch::Sender<bool>,
+    finished: AtomicBool,
+    /// The link has changed, or the driver is through. Beside the channel, which
+    /// is for users: this one wakes those who wait in the order they came.
+    changed: Notify,
     events: broadcast::Sender<SessionEvent>,
     /// A pipe has arrived, or the session has ended.
     arrived: Notify,
@@ -354,7 +348,8 @@ impl SessionShared {
             }),
             requests: Mutex::new(Requests::default()),
             link: watch::Sender::new(LinkState::Attached { epoch, remote_addr }),
-            finished: watch::Sender::new(false),
+            finished: AtomicBool::new(false),
+            changed: Notify::new(),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             arrived: Notify::new(),
             redial: Notify::new(),
@@ -432,8 +427,27 @@ impl SessionShared {
         self.link.borrow().clone()
     }
 
-    pub(crate) fn watch_link(&self) -> watch::Receiver<LinkState> {
-        self.link.subscribe()
+    /// Waits until `look` finds what it looks for: at once, or when the link has
+    /// changed or the driver is through.
+    ///
+    /// # Cancel safety
+    ///
+    /// Holds nothing: may be dropped and called again.
+    pub(crate) async fn until<T>(&self, look: impl Fn(&Self) -> Option<T>) -> T {
+        loop {
+            // Registered before the look: nothing is missed.
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(found) = look(self) {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    fn set_link(&self, state: LinkState) {
+        self.link.send_replace(state);
+        self.changed.notify_waiters();
     }
 
     pub(crate) fn emit(&self, event: SessionEvent) {
@@ -461,7 +475,7 @@ impl SessionShared {
         self.table().detached_since.get_or_insert_with(crate::clock::now);
         let since = crate::clock::now().into_std();
         tracing::info!(session = %self.id, %epoch, %cause, "detached");
-        self.link.send_replace(LinkState::Detached { epoch, since, cause: cause.clone() });
+        self.set_link(LinkState::Detached { epoch, since, cause: cause.clone() });
         self.emit(SessionEvent::Detached { epoch, cause });
     }
 
@@ -482,14 +496,14 @@ impl SessionShared {
         };
         tracing::info!(session = %self.id, %epoch, ?downtime, replayed, "resumed");
         let remote_addr = connection.remote_addr();
-        self.link.send_replace(LinkState::Attached { epoch, remote_addr });
+        self.set_link(LinkState::Attached { epoch, remote_addr });
         self.emit(SessionEvent::Resumed { epoch, downtime, replayed });
     }
 
     /// The same connection goes on from another address of the peer.
     pub(crate) fn set_migrated(&self, epoch: Epoch, remote_addr: std::net::SocketAddr) {
         tracing::info!(session = %self.id, %remote_addr, "migrated");
-        self.link.send_replace(LinkState::Attached { epoch, remote_addr });
+        self.set_link(LinkState::Attached { epoch, remote_addr });
         self.emit(SessionEvent::Migrated { remote_addr });
     }
 
@@ -508,7 +522,7 @@ impl SessionShared {
         };
         pipes.values().for_each(|pipe| pipe.end(&shared));
         self.host.close_due();
-        self.link.send_replace(LinkState::Closed { error: error.clone() });
+        self.set_link(LinkState::Closed { error: error.clone() });
         self.emit(SessionEvent::Closed { error });
         self.arrived.notify_waiters();
         self.redial.notify_one();
@@ -516,7 +530,8 @@ impl SessionShared {
 
     /// The driver is through.
     pub(crate) fn set_finished(&self) {
-        self.finished.send_replace(true);
+        self.finished.store(true, Release);
+        self.changed.notify_waiters();
     }
 
     pub(crate) fn is_detached(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{ClientShared, Target};
 use crate::clock::{self, Instant, sleep, sleep_until};
@@ -20,11 +20,10 @@ pub(super) async fn keep_attached(
     session: Arc<SessionShared>,
     attaches: mpsc::Sender<Attach>,
 ) {
-    let mut link = session.watch_link();
+    let down =
+        |session: &SessionShared| Some(session.link_state()).filter(|state| !state.is_attached());
     loop {
-        // The guard that `wait_for` gives must not live across an await.
-        let down = link.wait_for(|state| !state.is_attached()).await.map(|state| state.clone());
-        let Ok(LinkState::Detached { cause, .. }) = down else { return };
+        let LinkState::Detached { cause, .. } = session.until(down).await else { return };
         let outage = Outage {
             client: &client,
             target: &target,
@@ -41,13 +40,14 @@ pub(super) async fn keep_attached(
 }
 
 /// Waits until the session is attached or has ended.
-async fn until_not_detached(link: &mut watch::Receiver<LinkState>) {
-    let _ = link.wait_for(|state| !matches!(state, LinkState::Detached { .. })).await;
+async fn until_not_detached(session: &SessionShared) {
+    session.until(|session| (!session.is_detached()).then_some(())).await;
 }
 
 /// Waits until the session has ended.
-async fn until_closed(mut link: watch::Receiver<LinkState>) {
-    let _ = link.wait_for(|state| matches!(state, LinkState::Closed { .. })).await;
+async fn until_closed(session: &SessionShared) {
+    let closed = |state: LinkState| matches!(state, LinkState::Closed { .. });
+    session.until(|session| closed(session.link_state()).then_some(())).await;
 }
 
 /// A time without a connection.
@@ -65,7 +65,6 @@ impl Outage<'_> {
     async fn end(mut self, attaches: &mpsc::Sender<Attach>) -> Result<(), SessionError> {
         let policy = &self.client.config.reconnect;
         let mut backoff = Backoff::new(policy.first, policy.max);
-        let mut link = self.session.watch_link();
         let give_up = policy.give_up_after.and_then(|limit| self.began.checked_add(limit));
         let mut attempt = 0;
         while self.session.is_detached() {
@@ -73,7 +72,7 @@ impl Outage<'_> {
             tokio::select! {
                 biased;
                 () = sleep_until(give_up) => return Err(self.gave_up()),
-                () = until_not_detached(&mut link) => continue,
+                () = until_not_detached(self.session) => continue,
                 () = self.session.redial.notified() => backoff.reset(),
                 () = sleep(delay) => {}
             }
@@ -98,7 +97,7 @@ impl Outage<'_> {
         let last_rtt = self.session.last_rtt();
         let (connection, dialler) = tokio::select! {
             biased;
-            () = until_closed(self.session.watch_link()) => return Ok(()),
+            () = until_closed(self.session) => return Ok(()),
             dialled = self.client.dial(self.target, deadline, last_rtt) => dialled?,
         };
         let (outcome, told) = oneshot::channel();

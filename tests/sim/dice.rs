@@ -30,7 +30,8 @@ impl Dice {
     /// A number from `range`, small ones as often as large ones: each power of
     /// two has the same chance.
     pub fn pick_log(&mut self, range: Range<u64>) -> u64 {
-        let (low, high) = (u64::BITS - range.start.leading_zeros(), u64::BITS - range.end.leading_zeros());
+        let (low, high) =
+            (u64::BITS - range.start.leading_zeros(), u64::BITS - range.end.leading_zeros());
         let bits = self.pick(low.into()..u64::from(high) + 1);
         let number = self.pick((1 << bits) / 2..1 << bits);
         number.clamp(range.start, range.end - 1)

@@ -38,7 +38,9 @@ pub fn content(key: u64, offset: u64, len: usize) -> Bytes {
 pub enum Fate {
     Open,
     Finished,
-    Reset { code: u32 },
+    Reset {
+        code: u32,
+    },
     /// The session, or the writer's process, ended before the writer did.
     Lost,
 }
@@ -51,8 +53,12 @@ pub enum Reading {
     /// Somebody waits for more.
     Wants,
     Eof,
-    Reset { code: u32 },
-    Stopped { code: u32 },
+    Reset {
+        code: u32,
+    },
+    Stopped {
+        code: u32,
+    },
     /// The session, or the reader's process, ended before the reader did.
     Lost,
 }
@@ -187,7 +193,10 @@ impl Entry {
         match error {
             WriteError::Stopped { code } => {
                 let stopped = Reading::Stopped { code: *code };
-                assert_eq!(direction.reading, stopped, "the writer was told otherwise: {direction:?}");
+                assert_eq!(
+                    direction.reading, stopped,
+                    "the writer was told otherwise: {direction:?}"
+                );
                 // Whatever it was about to do, nobody will see it.
                 direction.writer_is_through = true;
                 None

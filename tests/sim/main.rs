@@ -23,7 +23,7 @@ fn any_run_ends_well() {
         for seed in first..first + count {
             let outcome = seeds::run(seed, true);
             println!("{}", outcome.trace.unwrap_or_default());
-            println!("seed {seed}: {:?}", outcome.result);
+            println!("seed {seed}: course {:016x}, {:?}", outcome.hash, outcome.result);
             assert!(outcome.result.is_ok());
         }
         return;

@@ -6,15 +6,15 @@
 //! come to its end, and every session to its own.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use evermux::{
     CloseCode, Limits, OpenError, ReconnectPolicy, Server, Session, SessionConfig, SessionError,
     Side,
 };
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -117,11 +117,10 @@ pub async fn play(world: World, seed: u64) -> Report {
     let mut dice = Dice(seed).fork();
     let setup = Arc::new(Setup::draw(&mut dice));
     world.trace.note(format_args!("{setup:?}"));
-    let (healed, is_healed) = watch::channel(false);
     let shared = Arc::new(Shared {
         world: world.clone(),
         setup: setup.clone(),
-        is_healed,
+        healed: Healed::default(),
         on_host: Mutex::default(),
         sessions: AtomicU64::new(0),
         resumes: AtomicU64::new(0),
@@ -173,7 +172,7 @@ pub async fn play(world: World, seed: u64) -> Report {
     world.network.heal(hosts.iter().copied());
     world.trace.note(format_args!("healed"));
     let owed = world.ledger.owed();
-    healed.send_replace(true);
+    shared.healed.set();
     let through = async {
         for (_, mut client) in clients {
             while let Some(ended) = client.join_next().await {
@@ -191,9 +190,13 @@ pub async fn play(world: World, seed: u64) -> Report {
         Some(stuck) => stuck,
         None => {
             let still = world.ledger.owed();
-            let stalled: Vec<_> = owed.iter().filter(|(key, at)| still.get(key) == Some(at)).collect();
+            let stalled: Vec<_> =
+                owed.iter().filter(|(key, at)| still.get(key) == Some(at)).collect();
             let unfinished = world.ledger.unfinished();
-            assert!(stalled.is_empty(), "stalled {MOVES_AGAIN:?} after the last fault: {stalled:?}\n{unfinished}");
+            assert!(
+                stalled.is_empty(),
+                "stalled {MOVES_AGAIN:?} after the last fault: {stalled:?}\n{unfinished}"
+            );
             through.await.is_err()
         }
     };
@@ -215,11 +218,37 @@ pub async fn play(world: World, seed: u64) -> Report {
 struct Shared {
     world: World,
     setup: Arc<Setup>,
-    is_healed: watch::Receiver<bool>,
+    healed: Healed,
     /// The latest session of each client.
     on_host: Mutex<BTreeMap<u8, Arc<Pair>>>,
     sessions: AtomicU64,
     resumes: AtomicU64,
+}
+
+/// Whether the network is healed for good. A `watch` of tokio's would wake those
+/// who wait in an order of its own, another one in each run.
+#[derive(Default)]
+struct Healed {
+    is_set: AtomicBool,
+    set: Notify,
+}
+
+impl Healed {
+    fn set(&self) {
+        self.is_set.store(true, Relaxed);
+        self.set.notify_waiters();
+    }
+
+    fn is_set(&self) -> bool {
+        self.is_set.load(Relaxed)
+    }
+
+    async fn wait(&self) {
+        let set = self.set.notified();
+        if !self.is_set() {
+            set.await;
+        }
+    }
 }
 
 /// A server and all that its application does.
@@ -311,7 +340,7 @@ impl Shared {
             let pair = self.world.watch.add(&session, bounds);
             self.on_host.lock().unwrap().insert(host, pair.clone());
             self.clone().live(session, pair).await;
-            if *self.is_healed.borrow() || dice.chance(500) {
+            if self.healed.is_set() || dice.chance(500) {
                 return;
             }
         }
@@ -391,13 +420,12 @@ impl Shared {
     async fn open_pipes(&self, session: &Session, pair: &Pair, mut dice: Dice) {
         let mut playing = JoinSet::new();
         let rests = dice.choose(&[1, 100, 2_000]);
-        let mut is_healed = self.is_healed.clone();
         let process = pair.process(session.side());
         'open: for number in 0..self.setup.pipes * 3 {
             if number >= self.setup.pipes {
                 // Something goes on as long as the weather does.
                 let rest = dice.pick_millis(100..10_000);
-                if timeout(rest, is_healed.wait_for(|healed| *healed)).await.is_ok() {
+                if timeout(rest, self.healed.wait()).await.is_ok() {
                     break;
                 }
             }

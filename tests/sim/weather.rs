@@ -41,8 +41,22 @@ impl Fault {
             Blackhole, Conditions, Cut, Freeze, Reconnect, Renumber, ServerFreeze, Sleep, SlowPath,
         };
         dice.choose(&[
-            Blackhole, Blackhole, Freeze, Cut, Cut, Cut, Renumber, Renumber, SlowPath, SlowPath,
-            Conditions, Conditions, Reconnect, Reconnect, Sleep, ServerFreeze,
+            Blackhole,
+            Blackhole,
+            Freeze,
+            Cut,
+            Cut,
+            Cut,
+            Renumber,
+            Renumber,
+            SlowPath,
+            SlowPath,
+            Conditions,
+            Conditions,
+            Reconnect,
+            Reconnect,
+            Sleep,
+            ServerFreeze,
         ])
     }
 }
