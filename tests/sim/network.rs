@@ -122,6 +122,8 @@ struct Datagram {
     /// The client's own socket, whichever way it goes.
     client: SocketAddr,
     way: Way,
+    /// Was held, and comes late, whatever became of its socket.
+    late: bool,
     bytes: Vec<u8>,
 }
 
@@ -235,12 +237,14 @@ impl Network {
         }
     }
 
-    /// Lets the sockets that are held go on; those that are cut off stay so.
+    /// Lets the sockets that are held go on. Those that were cut off in the
+    /// meantime stay so, but what was held of them arrives.
     pub fn release_sockets(&self, host: u8) {
         self.trace.note(format_args!("host {host}: sockets released"));
         self.with_road(host, |road| {
             road.sockets.retain(|_, gate| *gate == Gate::Closed);
-            BOTH_WAYS.iter().flat_map(|way| std::mem::take(&mut road.lane(*way).held)).collect()
+            let held = BOTH_WAYS.map(|way| std::mem::take(&mut road.lane(way).held));
+            held.into_iter().flatten().map(|datagram| Datagram { late: true, ..datagram }).collect()
         });
     }
 
@@ -313,16 +317,18 @@ impl Network {
             return self.lose(number, from, to, bytes, "no road");
         };
         let from = if way == Way::Up { road.translate(from) } else { from };
-        let datagram = Datagram { number, from, to, client, way, bytes: bytes.to_vec() };
+        let datagram =
+            Datagram { number, from, to, client, way, late: false, bytes: bytes.to_vec() };
         self.send_off(state, datagram);
     }
 
     fn send_off(&self, state: &mut State, datagram: Datagram) {
         let State { dice, roads, under_way, sent, .. } = state;
-        let Datagram { number, from, to, way, ref bytes, client } = datagram;
+        let Datagram { number, from, to, way, late, ref bytes, client } = datagram;
         let lose = |why| self.lose(number, from, to, bytes, why);
         let Some(road) = roads.get_mut(&client.ip()) else { return lose("no road") };
-        let of_socket = road.sockets.get(&client).copied().unwrap_or(Gate::Open);
+        let of_socket = road.sockets.get(&client).filter(|_| !late).copied();
+        let of_socket = of_socket.unwrap_or(Gate::Open);
         let lane = road.lane(way);
         match (lane.gate, of_socket) {
             (Gate::Closed, _) | (_, Gate::Closed) => return lose("closed"),
@@ -367,10 +373,10 @@ impl Network {
         let now = Instant::now();
         let mut wakers = Vec::new();
         while let Some(first) = state.under_way.first_entry().filter(|e| e.key().0 <= now) {
-            let Datagram { number, from, to, client, way, bytes } = first.remove();
+            let Datagram { number, from, to, client, way, late, bytes } = first.remove();
             let lose = |why| self.lose(number, from, to, &bytes, why);
             let Some(road) = state.roads.get(&client.ip()) else { continue };
-            if road.sockets.get(&client) == Some(&Gate::Closed) {
+            if road.sockets.get(&client) == Some(&Gate::Closed) && !late {
                 lose("cut off under way");
                 continue;
             }
