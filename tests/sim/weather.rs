@@ -1,6 +1,6 @@
 //! What happens to the roads: faults, from dice, at random times.
 //!
-//! A new fault is a new arm of [`Fault::draw`] and of [`Weather::strike`].
+//! A new fault is a line in [`ODDS`] and an arm of [`Weather::strike`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +25,11 @@ pub enum Fault {
     Renumber,
     /// The connections of today become slow, so slow that a resume comes before.
     SlowPath,
+    /// The connections of today die, and what was under way on them arrives
+    /// later, perhaps when others have long taken their place.
+    Latecomers,
+    /// Another network: the connections of today die, and the client knows.
+    Roam,
     /// Another place: other latency, loss, rate.
     Conditions,
     /// An application wants another connection.
@@ -35,29 +40,32 @@ pub enum Fault {
     ServerFreeze,
 }
 
+/// How often each comes, in relation to the others.
+const ODDS: &[(Fault, u64)] = &[
+    (Fault::Blackhole, 2),
+    (Fault::Freeze, 1),
+    (Fault::Cut, 3),
+    (Fault::Renumber, 2),
+    (Fault::SlowPath, 2),
+    (Fault::Latecomers, 3),
+    (Fault::Roam, 3),
+    (Fault::Conditions, 2),
+    (Fault::Reconnect, 2),
+    (Fault::Sleep, 1),
+    (Fault::ServerFreeze, 1),
+];
+
 impl Fault {
     fn draw(dice: &mut Dice) -> Self {
-        use Fault::{
-            Blackhole, Conditions, Cut, Freeze, Reconnect, Renumber, ServerFreeze, Sleep, SlowPath,
-        };
-        dice.choose(&[
-            Blackhole,
-            Blackhole,
-            Freeze,
-            Cut,
-            Cut,
-            Cut,
-            Renumber,
-            Renumber,
-            SlowPath,
-            SlowPath,
-            Conditions,
-            Conditions,
-            Reconnect,
-            Reconnect,
-            Sleep,
-            ServerFreeze,
-        ])
+        let mut left = dice.pick(0..ODDS.iter().map(|(_, odds)| odds).sum());
+        let drawn = ODDS.iter().find(|(_, odds)| match left.checked_sub(*odds) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        });
+        drawn.expect("less than the sum").0
     }
 }
 
@@ -79,9 +87,25 @@ impl Weather {
         for _ in 0..faults {
             sleep(self.dice.pick_millis(5..10_000)).await;
             let fault = Fault::draw(&mut self.dice);
+            if self.dice.chance(400) {
+                self.aim().await;
+            }
             *self.blown.entry(fault).or_default() += 1;
             self.strike(fault).await;
         }
+    }
+
+    /// Waits until a resume is under way, or for a while.
+    async fn aim(&mut self) {
+        let down = |world: &World| {
+            let clients = world.watch.pairs().into_iter().filter_map(|p| p.session(Side::Client));
+            clients.map(|session| session.link()).any(|link| !link.is_attached())
+        };
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until && !down(&self.world) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        sleep(self.dice.pick_millis(1..1_000)).await;
     }
 
     /// Conditions of any kind; the round trip takes 10 ms or more.
@@ -123,6 +147,25 @@ impl Weather {
                 network.set_gate_of_sockets(host, Gate::Holding);
                 sleep(lasting).await;
                 network.release_sockets(host);
+            }
+            Fault::Latecomers => {
+                network.set_gate_of_sockets(host, Gate::Holding);
+                sleep(dice.pick_millis(1..500)).await;
+                network.set_gate_of_sockets(host, Gate::Closed);
+                sleep(lasting).await;
+                network.release_sockets(host);
+            }
+            Fault::Roam => {
+                network.set_gate_of_sockets(host, Gate::Closed);
+                if dice.chance(500) {
+                    network.renumber(host, false);
+                }
+                for pair in world.watch.pairs() {
+                    if let Some(session) = pair.session(Side::Client) {
+                        let at_most = Instant::now() + dice.pick_millis(1..200);
+                        let _ = tokio::time::timeout_at(at_most, session.reconnect()).await;
+                    }
+                }
             }
             Fault::Conditions => {
                 network.pave(host, Self::conditions(dice), Self::conditions(dice));
