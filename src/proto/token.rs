@@ -199,5 +199,6 @@ mod tests {
         let token = Token::new(Secret::new([0xab; 32]));
         let printed = format!("{token:?}").to_lowercase();
         assert!(!printed.contains("ab, ab") && !printed.contains("171"), "{printed}");
+        assert!(printed.contains("secret(..)"), "{printed}");
     }
 }
