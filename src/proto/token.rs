@@ -162,6 +162,7 @@ mod tests {
                 client.advance(used, binding);
                 client.forget_previous();
             }
+            assert!(client.previous.is_none(), "a client has no use for an older one");
         }
         // The first secret is two changes old by now.
         let exporter = [9; 32];
