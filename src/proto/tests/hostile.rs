@@ -170,6 +170,7 @@ fn the_lower_limit_of_pipes_counts_for_both_sides() {
         for side in SIDES {
             assert!(pair.open(side).is_ok() && pair.open(side).is_ok());
             assert_eq!(pair.open(side).unwrap_err().allowed, 2);
+            assert_eq!(pair.peer(side).core.max_peer_pipes(), 2);
         }
         pair.settle(Reading::Yes);
         pair.heal_and_finish();
@@ -403,6 +404,7 @@ fn a_hostile_table_is_an_error_at_the_first_frame_that_is_wrong() {
         assert_eq!(refused, expected, "{frames:?}");
     }
     assert!(table(&server, vec![head(5), gaps(0..5), Frame::Unknown(99), end(0)]).is_ok());
+    assert!(table(&server, vec![head(0), positions(0..15), end(15)]).is_ok());
 }
 
 #[test]
