@@ -20,7 +20,7 @@ impl CloseCode {
 
     /// A code of the application's own.
     pub const fn application(code: u16) -> Self {
-        Self(0x1_0000 | code as u32)
+        Self(0x1_0000 + code as u32)
     }
 
     /// The application's code, if it is one.
@@ -32,9 +32,9 @@ impl CloseCode {
         self.0 as u64
     }
 
-    pub(crate) const fn from_wire(raw: u64) -> Self {
+    pub(crate) fn from_wire(raw: u64) -> Self {
         // Larger than any code we know: kept distinct from all of them.
-        Self(if raw > u32::MAX as u64 { u32::MAX } else { raw as u32 })
+        Self(u32::try_from(raw).unwrap_or(u32::MAX))
     }
 }
 
@@ -87,8 +87,8 @@ impl RefuseCode {
         self.0 as u64
     }
 
-    pub(crate) const fn from_wire(raw: u64) -> Self {
-        Self(if raw > u32::MAX as u64 { u32::MAX } else { raw as u32 })
+    pub(crate) fn from_wire(raw: u64) -> Self {
+        Self(u32::try_from(raw).unwrap_or(u32::MAX))
     }
 }
 
@@ -167,6 +167,92 @@ impl LinkCode {
             0x5 => Self::Refused,
             0x6 => Self::Detach,
             other => Self::Other(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of close codes in the manual (P-30).
+    #[test]
+    fn close_codes_cross_the_wire_with_their_numbers_and_are_printed_by_name() {
+        for (code, number, name) in [
+            (CloseCode::DONE, 1, "DONE"),
+            (CloseCode::ABANDONED, 2, "ABANDONED"),
+            (CloseCode::GOING_AWAY, 3, "GOING_AWAY"),
+            (CloseCode::application(0), 0x1_0000, "application(0)"),
+            (CloseCode::application(u16::MAX), 0x1_ffff, "application(65535)"),
+            (CloseCode(0x99), 0x99, "CloseCode(0x99)"),
+            (CloseCode(u32::MAX), 0xffff_ffff, "CloseCode(0xffffffff)"),
+        ] {
+            assert_eq!((code.to_wire(), CloseCode::from_wire(number)), (number, code));
+            assert_eq!((format!("{code:?}"), code.to_string()), (name.into(), name.into()));
+        }
+    }
+
+    #[test]
+    fn an_application_gets_its_own_codes_back_and_no_others() {
+        for own in [0, 1, 0x8000, u16::MAX] {
+            assert_eq!(CloseCode::application(own).as_application(), Some(own));
+        }
+        for other in [0, 1, 3, 0xffff, 0x2_0000, 0x3_0001, 0x8001_0001, u64::MAX] {
+            assert_eq!(CloseCode::from_wire(other).as_application(), None, "{other:#x}");
+        }
+    }
+
+    #[test]
+    fn a_code_beyond_32_bits_is_not_taken_for_one_with_the_same_last_bits() {
+        for raw in [(1 << 32) + 1, (1 << 32) + 0x1_0000, u64::MAX] {
+            assert_eq!(CloseCode::from_wire(raw), CloseCode(u32::MAX));
+            assert_eq!(RefuseCode::from_wire(raw), RefuseCode(u32::MAX));
+        }
+    }
+
+    /// The table of the manual (P-17), with what it says a client does.
+    #[test]
+    fn refuse_codes_cross_the_wire_with_their_numbers_and_say_whether_to_try_again() {
+        for (code, number, name, retryable) in [
+            (RefuseCode::DECLINED, 1, "DECLINED", false),
+            (RefuseCode::OVERLOADED, 2, "OVERLOADED", true),
+            (RefuseCode::UNKNOWN_SESSION, 3, "UNKNOWN_SESSION", false),
+            (RefuseCode::BAD_PROOF, 4, "BAD_PROOF", false),
+            (RefuseCode::STALE_EPOCH, 5, "STALE_EPOCH", true),
+            (RefuseCode::SUPERSEDED, 6, "SUPERSEDED", false),
+            (RefuseCode::WRONG_IDENTITY, 7, "WRONG_IDENTITY", false),
+            (RefuseCode(0x99), 0x99, "RefuseCode(0x99)", false),
+            (RefuseCode(u32::MAX), 0xffff_ffff, "RefuseCode(0xffffffff)", false),
+        ] {
+            assert_eq!((code.to_wire(), RefuseCode::from_wire(number)), (number, code));
+            assert_eq!((format!("{code:?}"), code.is_retryable()), (name.into(), retryable));
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_a_text_of_its_own() {
+        let texts: std::collections::BTreeSet<String> =
+            (0..=8).map(|code| RefuseCode(code).to_string()).collect();
+        assert_eq!(texts.len(), 9);
+        assert!(texts.contains("the server does not know this session"));
+        assert!(texts.contains("refused with unknown code 0x8"));
+    }
+
+    /// The table of connection codes in the manual (P-30).
+    #[test]
+    fn connection_codes_cross_the_wire_with_their_numbers() {
+        for (code, number) in [
+            (LinkCode::Replaced, 1),
+            (LinkCode::Superseded, 2),
+            (LinkCode::SessionClosed, 3),
+            (LinkCode::Violation, 4),
+            (LinkCode::Refused, 5),
+            (LinkCode::Detach, 6),
+            // An accident, quinn's own 0 among them.
+            (LinkCode::Other(0), 0),
+            (LinkCode::Other(7), 7),
+        ] {
+            assert_eq!((code.to_wire(), LinkCode::from_wire(number)), (number, code));
         }
     }
 }

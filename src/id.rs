@@ -145,3 +145,55 @@ impl fmt::Display for Epoch {
 /// process that resumes a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HolderId(pub(crate) [u8; 16]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::MAX_VARINT;
+
+    const SIDES: [Side; 2] = [Side::Client, Side::Server];
+
+    #[test]
+    fn a_pipe_id_is_its_opener_and_index_up_to_the_largest_varint() {
+        for opener in SIDES {
+            for index in [0, 1, 2, 1000, PipeId::MAX_INDEX - 1, PipeId::MAX_INDEX] {
+                let id = PipeId::new(opener, index).unwrap();
+                assert_eq!((id.opener(), id.index()), (opener, index));
+                assert_eq!(id.to_wire(), 2 * index + u64::from(opener == Side::Server));
+                assert_eq!(PipeId::from_wire(id.to_wire()), id);
+            }
+            for index in [PipeId::MAX_INDEX + 1, u64::MAX] {
+                assert_eq!(PipeId::new(opener, index), None);
+            }
+        }
+        let last = PipeId::new(Side::Server, PipeId::MAX_INDEX).unwrap();
+        assert_eq!(last.to_wire(), MAX_VARINT);
+        // No value at all makes an id that the wire could not carry.
+        assert_eq!(PipeId::from_wire(u64::MAX), last);
+    }
+
+    #[test]
+    fn each_side_is_the_peer_of_the_other() {
+        assert_eq!(SIDES.map(Side::peer), [Side::Server, Side::Client]);
+    }
+
+    #[test]
+    fn epochs_grow_one_by_one_from_the_first_and_never_go_round() {
+        assert_eq!((Epoch::FIRST.get(), Epoch::FIRST.next().get()), (1, 2));
+        assert_eq!(Epoch::from_wire(7).next(), Epoch::from_wire(8));
+        assert!(Epoch::from_wire(u64::MAX).next() >= Epoch::from_wire(u64::MAX));
+    }
+
+    #[test]
+    fn ids_are_printed_so_that_logs_of_both_sides_can_be_held_together() {
+        let mut bytes = [0; SessionId::LEN];
+        (bytes[0], bytes[15]) = (0x0a, 0xf0);
+        let session = SessionId::from_bytes(bytes);
+        assert_eq!(session.to_string(), "0a0000000000000000000000000000f0");
+        assert_eq!(format!("{session:?}"), format!("SessionId({session})"));
+        let pipes = SIDES.map(|opener| PipeId::new(opener, 7).unwrap());
+        assert_eq!(pipes.map(|pipe| pipe.to_string()), ["c7", "s7"]);
+        assert_eq!(format!("{:?}", pipes[1]), "PipeId(s7)");
+        assert_eq!(Epoch::from_wire(7).to_string(), "7");
+    }
+}

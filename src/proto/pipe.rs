@@ -32,16 +32,15 @@ pub(crate) enum PeerView {
 pub(crate) struct Pipe {
     id: PipeId,
     label: Bytes,
-    /// For a pipe that we opened: whether the peer is known to have seen it.
-    /// Until then its streams begin with an `Open` header.
+    /// Whether the peer is known to have seen a pipe that we opened. Until then
+    /// its streams begin with an `Open` header.
     seen: bool,
     pub(crate) send: SendHalf,
     pub(crate) recv: RecvHalf,
 }
 
 impl Pipe {
-    /// A pipe that we opened.
-    pub(crate) fn opened(id: PipeId, label: Bytes, capacity: u64, peer_capacity: u64) -> Self {
+    pub(crate) fn new(id: PipeId, label: Bytes, capacity: u64, peer_capacity: u64) -> Self {
         Self {
             id,
             label,
@@ -49,11 +48,6 @@ impl Pipe {
             send: SendHalf::new(id, capacity),
             recv: RecvHalf::new(id, peer_capacity),
         }
-    }
-
-    /// A pipe that the peer opened.
-    pub(crate) fn accepted(id: PipeId, label: Bytes, capacity: u64, peer_capacity: u64) -> Self {
-        Self { seen: true, ..Self::opened(id, label, capacity, peer_capacity) }
     }
 
     pub(crate) fn id(&self) -> PipeId {
@@ -145,5 +139,49 @@ impl Pipe {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{RecvReport, SendReport};
+
+    fn pipe(opener: Side) -> Pipe {
+        let label = Bytes::from_static(b"ssh");
+        Pipe::new(PipeId::new(opener, 0).unwrap(), label, 1000, 1000)
+    }
+
+    /// P-10.
+    #[test]
+    fn only_its_opener_announces_a_pipe_and_only_until_the_peer_has_seen_it() {
+        let position = Position {
+            pipe: pipe(Side::Client).id(),
+            read: 0,
+            recv: RecvReport::Open,
+            send: SendReport::Open,
+        };
+        let kind = |pipe: &Pipe| pipe.header(Side::Client, Epoch::FIRST).kind;
+        let announced = HeaderKind::Open { label: Bytes::from_static(b"ssh") };
+        let mut ours = pipe(Side::Client);
+        assert_eq!(kind(&ours), announced);
+        ours.on_resume(PeerView::Unseen).unwrap();
+        assert_eq!(kind(&ours), announced);
+        ours.on_resume(PeerView::Live(position)).unwrap();
+        assert_eq!(kind(&ours), HeaderKind::Continue);
+        assert_eq!(kind(&pipe(Side::Server)), HeaderKind::Continue);
+    }
+
+    #[test]
+    fn a_pipe_that_was_given_up_in_both_directions_needs_no_stream() {
+        let mut pipe = pipe(Side::Client);
+        assert!(pipe.needs_stream());
+        pipe.send.reset(1);
+        assert!(pipe.needs_stream(), "for what the peer writes");
+        let mut stopped = pipe.clone();
+        stopped.recv.stop(1);
+        assert!(!stopped.needs_stream());
+        pipe.recv.on_reset(1, 0).unwrap();
+        assert!(!pipe.needs_stream());
     }
 }

@@ -223,3 +223,85 @@ impl RecvHalf {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Side;
+
+    fn half(peer_capacity: u64, offset: u64) -> RecvHalf {
+        RecvHalf::starting_at(PipeId::new(Side::Client, 0).unwrap(), peer_capacity, offset)
+    }
+
+    /// P-21.
+    #[test]
+    fn an_ack_is_due_when_a_quarter_of_the_peers_capacity_or_256_kib_was_read() {
+        const KIB: u64 = 1024;
+        for (peer_capacity, due) in [
+            (0, 1),
+            (1, 1),
+            (4, 1),
+            (8, 2),
+            (100, 25),
+            (64 * KIB, 16 * KIB),
+            (1024 * KIB, 256 * KIB),
+            (16 * 1024 * KIB, 256 * KIB),
+            (u64::MAX, 256 * KIB),
+        ] {
+            for offset in [0, 1 << 40] {
+                let mut half = half(peer_capacity, offset);
+                // Each time anew since the last ack.
+                for round in 1..4 {
+                    assert!(!half.is_ack_due(), "{peer_capacity} at {}", half.read());
+                    half.on_read(due - 1);
+                    assert!(!half.is_ack_due(), "{peer_capacity} at {}", half.read());
+                    half.on_read(1);
+                    assert!(half.is_ack_due(), "{peer_capacity} at {}", half.read());
+                    let ack = half.poll_ack().unwrap();
+                    assert_eq!((ack.offset, ack.done), (offset + round * due, false));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_ack_of_an_end_is_due_at_once_and_again_on_each_connection() {
+        let ends: [fn(&mut RecvHalf); 3] = [
+            |half| half.on_fin(),
+            |half| half.on_reset(7, 100).unwrap(),
+            |half| {
+                half.stop(7);
+                half.on_reset(7, 100).unwrap();
+            },
+        ];
+        for end in ends {
+            let mut half = half(1 << 20, 0);
+            end(&mut half);
+            for _ in 0..3 {
+                assert!(half.is_ack_due() && !half.is_told());
+                assert!(half.poll_ack().unwrap().done);
+                assert!(!half.is_ack_due() && half.is_told());
+                assert_eq!(half.poll_ack(), None);
+                half.detach();
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_new_is_no_ack_and_a_stop_goes_out_once_on_each_connection() {
+        let mut half = half(1 << 20, 0);
+        assert_eq!(half.poll_ack(), None);
+        half.on_read(5);
+        half.stop(7);
+        for _ in 0..3 {
+            let stop = half.poll_stop().unwrap();
+            assert_eq!((stop.code, stop.offset), (7, 5));
+            assert_eq!(half.poll_stop(), None);
+            half.detach();
+        }
+        assert!(half.poll_ack().is_some_and(|ack| ack.offset == 5 && !ack.done));
+        // The peer's answer settles it.
+        half.on_reset(7, 5).unwrap();
+        assert_eq!(half.poll_stop(), None);
+    }
+}

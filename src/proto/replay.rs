@@ -178,7 +178,22 @@ mod tests {
         for _ in 0..100_000 {
             buffer.push(Bytes::from_static(b"x"));
         }
-        assert!(buffer.segments.len() <= 100_000 / SEGMENT_LEN + 1);
+        // Of 16 KiB each.
+        assert_eq!(buffer.segments.len(), 6);
+        buffer.push(Bytes::new());
+        buffer.push(Bytes::from(vec![1; COALESCE_BELOW]));
+        assert_eq!(buffer.segments.len(), 8, "sealed, and a segment of its own");
+    }
+
+    #[test]
+    fn long_writes_are_kept_without_a_copy() {
+        for len in [COALESCE_BELOW, 100_000] {
+            let mut buffer = ReplayBuffer::default();
+            buffer.push(Bytes::from_static(b"short"));
+            let long = Bytes::from(vec![1; len]);
+            buffer.push(long.clone());
+            assert_eq!(buffer.chunk_at(5, len).as_ptr(), long.as_ptr());
+        }
     }
 
     #[test]

@@ -307,3 +307,71 @@ impl SendHalf {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Side;
+
+    const FIRST: u64 = 1 << 40;
+
+    /// A half that wrote 100 bytes and handed 60 of them to its stream.
+    fn half() -> SendHalf {
+        let mut half = SendHalf::starting_at(PipeId::new(Side::Client, 0).unwrap(), 150, FIRST);
+        half.write(Bytes::from(vec![1; 100]));
+        assert_eq!(half.on_sent(60), 0);
+        half
+    }
+
+    #[test]
+    fn an_open_direction_is_settled_when_all_was_read_and_an_ended_one_when_its_end_is_known() {
+        let mut open = half();
+        assert!(!open.is_settled());
+        open.on_ack(FIRST + 99, false).unwrap();
+        assert!(!open.is_settled());
+        open.on_ack(FIRST + 100, false).unwrap();
+        assert!(open.is_settled());
+        for end in [SendHalf::finish, |half: &mut SendHalf| half.reset(1)] {
+            let mut ended = open.clone();
+            end(&mut ended);
+            assert!(!ended.is_settled(), "the peer has not heard of the end");
+            ended.on_ack(FIRST + 100, true).unwrap();
+            assert!(ended.is_settled());
+        }
+    }
+
+    #[test]
+    fn what_was_sent_before_a_drop_and_not_acknowledged_is_due_for_a_replay() {
+        let mut half = half();
+        assert_eq!(half.replay_due(), 0);
+        half.on_ack(FIRST + 20, false).unwrap();
+        half.detach();
+        // A drop in the middle of a replay makes it no longer.
+        for _ in 0..2 {
+            assert_eq!(half.replay_due(), 40);
+            assert_eq!((half.on_sent(10), half.replay_due()), (10, 30));
+            half.detach();
+        }
+        // The last piece of the replay goes out together with new bytes.
+        assert_eq!(half.on_sent(80), 40);
+        assert_eq!((half.replay_due(), half.sent()), (0, FIRST + 100));
+        assert!(half.is_caught_up());
+    }
+
+    #[test]
+    fn a_writer_has_room_for_its_capacity_less_what_is_kept_and_none_after_an_end() {
+        let mut half = half();
+        assert_eq!((half.kept(), half.room()), (100, 50));
+        half.on_ack(FIRST + 30, false).unwrap();
+        assert_eq!((half.kept(), half.room()), (70, 80));
+        half.finish();
+        assert_eq!((half.kept(), half.room()), (70, 0));
+    }
+
+    #[test]
+    fn a_session_that_has_ended_keeps_no_bytes() {
+        let mut half = half();
+        half.clear();
+        assert_eq!((half.kept(), half.written()), (0, FIRST + 100));
+    }
+}

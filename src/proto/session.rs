@@ -157,7 +157,7 @@ impl SessionCore {
         let id = PipeId::new(self.side, self.opened).ok_or(limit)?;
         self.opened += 1;
         self.live_own += 1;
-        Ok(Pipe::opened(id, label, self.local.replay_capacity, self.peer.replay_capacity))
+        Ok(Pipe::new(id, label, self.local.replay_capacity, self.peer.replay_capacity))
     }
 
     /// The header of a stream that the peer opened on the connection of
@@ -186,7 +186,7 @@ impl SessionCore {
         self.see(pipe)?;
         self.live_peer += 1;
         let mut accepted =
-            Pipe::accepted(pipe, label, self.local.replay_capacity, self.peer.replay_capacity);
+            Pipe::new(pipe, label, self.local.replay_capacity, self.peer.replay_capacity);
         if let Some(early) = self.early.remove(&pipe) {
             if let Some((code, offset)) = early.reset {
                 accepted.recv.on_reset(code, offset)?;
@@ -266,6 +266,41 @@ impl SessionCore {
             Some(true) => Ok(()),
             Some(false) => Err(PeerMisbehaved::DuplicateStream { pipe }),
             None => Err(PeerMisbehaved::TooManyPipes { allowed }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn core(max_pipes: [u64; 2], receive_budget: u64) -> SessionCore {
+        let [local, peer] = max_pipes.map(|max_pipes| Parameters {
+            max_pipes,
+            replay_capacity: 1 << 20,
+            receive_budget,
+        });
+        let id = SessionId::from_bytes([7; 16]);
+        SessionCore::new(Side::Client, id, [3; SECRET_LEN].into(), HolderId([1; 16]), local, peer)
+    }
+
+    /// P-20.
+    #[test]
+    fn what_is_kept_for_replay_stays_below_what_the_peer_holds_unread_and_all_shares() {
+        const MIB: u64 = 1 << 20;
+        for (max_pipes, receive_budget, limit) in [
+            // 128 KiB for each pipe that either side may open.
+            ([8, 8], 128 * MIB, 127 * MIB),
+            ([8, 1000], 128 * MIB, 127 * MIB),
+            ([1024, 1024], 128 * MIB, 0),
+            ([1024, 1024], 128 * MIB + 1, 1),
+            ([1024, 1024], 0, 0),
+            ([u64::MAX, u64::MAX], 128 * MIB, 0),
+        ] {
+            let core = core(max_pipes, receive_budget);
+            for configured in [0, 1, limit, limit + 1, u64::MAX] {
+                assert_eq!(core.replay_limit(configured), configured.min(limit), "{max_pipes:?}");
+            }
         }
     }
 }

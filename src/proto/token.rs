@@ -162,6 +162,7 @@ mod tests {
                 client.advance(used, binding);
                 client.forget_previous();
             }
+            assert!(client.previous.is_none(), "a client has no use for an older one");
         }
         // The first secret is two changes old by now.
         let exporter = [9; 32];
@@ -199,5 +200,6 @@ mod tests {
         let token = Token::new(Secret::new([0xab; 32]));
         let printed = format!("{token:?}").to_lowercase();
         assert!(!printed.contains("ab, ab") && !printed.contains("171"), "{printed}");
+        assert!(printed.contains("secret(..)"), "{printed}");
     }
 }

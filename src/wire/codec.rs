@@ -143,4 +143,40 @@ mod tests {
             assert_eq!(peek_varint(&out), Some((value, out.len())));
         }
     }
+
+    #[test]
+    fn a_value_beyond_the_largest_is_clamped_and_does_not_go_round() {
+        for value in [MAX_VARINT + 1, 1 << 63, u64::MAX] {
+            let mut out = BytesMut::new();
+            put_varint(&mut out, value);
+            assert_eq!(peek_varint(&out), Some((MAX_VARINT, 8)));
+        }
+    }
+
+    #[test]
+    fn a_reader_gives_what_is_there_and_takes_nothing_when_that_is_not_enough() {
+        let mut reader = Reader::new(Bytes::from_static(&[1, 2, 0x40, 3, 0x80]));
+        assert_eq!(reader.bytes(6), Err(DecodeError::Truncated));
+        assert_eq!((reader.remaining(), reader.is_empty()), (5, false));
+        assert_eq!(reader.array(), Ok([1, 2]));
+        assert_eq!(reader.varint(), Ok(3));
+        assert_eq!(reader.varint(), Err(DecodeError::Truncated));
+        assert_eq!((reader.remaining(), reader.u8()), (1, Ok(0x80)));
+        assert_eq!((reader.remaining(), reader.is_empty()), (0, true));
+        assert_eq!(reader.bytes(0), Ok(Bytes::new()));
+        assert_eq!(reader.u8(), Err(DecodeError::Truncated));
+    }
+
+    #[test]
+    fn a_field_of_32_bits_holds_no_more() {
+        for (value, expected) in [
+            (u64::from(u32::MAX), Ok(u32::MAX)),
+            (1 << 32, Err(DecodeError::Invalid("code"))),
+            (MAX_VARINT, Err(DecodeError::Invalid("code"))),
+        ] {
+            let mut out = BytesMut::new();
+            put_varint(&mut out, value);
+            assert_eq!(Reader::new(out.freeze()).varint_u32("code"), expected);
+        }
+    }
 }

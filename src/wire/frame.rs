@@ -22,9 +22,10 @@ pub(crate) const SECRET_LEN: usize = 32;
 pub(crate) const REASON_MAX: usize = 1024;
 
 /// Most bytes that one entry of each list can take, which says how many
-/// entries surely fit one frame.
+/// entries surely fit one frame. A code has 32 bits, for which a varint may need
+/// eight bytes.
 pub(crate) const ACK_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 8);
-pub(crate) const POSITION_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 8 + 4 + 4 + 8);
+pub(crate) const POSITION_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 8 + 8 + 8 + 8);
 pub(crate) const GAP_ENTRIES_MAX: usize = FRAME_MAX / 8;
 
 /// What each side tells the other about its limits, once per session.
@@ -759,6 +760,62 @@ mod tests {
         );
     }
 
+    /// P-3: the manual's number.
+    #[test]
+    fn a_payload_has_at_most_16_384_bytes_whatever_its_type() {
+        let frame = |len: u64| {
+            let mut bytes = BytesMut::from(&[0x40, 0x99][..]);
+            put_varint(&mut bytes, len);
+            bytes.resize(bytes.len() + len as usize, 0);
+            decode_one(&bytes)
+        };
+        assert_eq!(frame(16_384), Ok(Some(Frame::Unknown(0x99))));
+        assert_eq!(frame(16_385), Err(DecodeError::TooLong { claimed: 16_385, allowed: 16_384 }));
+    }
+
+    #[test]
+    fn reasons_are_cut_after_1_024_bytes_and_shorter_ones_are_whole() {
+        for (len, cut) in [(0, 0), (1023, 1023), (1024, 1024), (1025, 1024), (5000, 1024)] {
+            let reason = Bytes::from(vec![b'x'; len]);
+            let close = Close { code: CloseCode::DONE, reason: reason.clone() };
+            assert_eq!(close.to_reason(), [b"\x01", &reason[..cut]].concat());
+            let refused = Refused { code: RefuseCode::DECLINED, attached: 0, reason };
+            assert_eq!(refused.to_reason(), [b"\x01\x00", &refused.reason[..cut]].concat());
+        }
+    }
+
+    /// P-30.
+    #[test]
+    fn the_reason_of_a_closed_session_is_its_close_frame_or_else_means_done() {
+        let close = Close { code: CloseCode::application(7), reason: Bytes::from_static(b"why") };
+        assert_eq!(Close::from_reason(close.to_reason().into()), close);
+        let lost = Close { code: CloseCode::DONE, reason: Bytes::new() };
+        for reason in [&b""[..], b"\x80\x01"] {
+            assert_eq!(Close::from_reason(Bytes::from_static(reason)), lost);
+        }
+    }
+
+    #[test]
+    fn flags_without_meaning_are_refused() {
+        let position = |flags| decode_one(&[0x07, 7, 0, flags, 5, 9, 8, 7, 6]);
+        let ack = |flags| decode_one(&[0x09, 3, 0, flags, 5]);
+        // Done and stopped at once, and bits that are not given out.
+        for flags in [0b011, 0b111, 0b1000, 0b1001, 0b1100, 0x80] {
+            assert_eq!(position(flags), Err(DecodeError::Invalid("position flags")), "{flags:#b}");
+        }
+        for flags in [2, 3, 0x80] {
+            assert_eq!(ack(flags), Err(DecodeError::Invalid("ack flags")));
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_printed_with_its_frame() {
+        let welcome = vectors().swap_remove(1).0;
+        let printed = format!("{welcome:?}");
+        assert!(printed.contains("session: SessionId(1111") && printed.contains("max_pipes: 1024"));
+        assert!(!printed.contains("22, 22") && !printed.contains("34, 34"), "{printed}");
+    }
+
     #[test]
     fn the_largest_lists_fit_one_frame() {
         let pipe = PipeId::from_wire(u64::MAX);
@@ -767,18 +824,21 @@ mod tests {
         let position = Position {
             pipe,
             read: offset,
-            recv: RecvReport::Stopped { code: u32::MAX >> 2 },
-            send: SendReport::Reset { code: u32::MAX >> 2, offset },
+            recv: RecvReport::Stopped { code: u32::MAX },
+            send: SendReport::Reset { code: u32::MAX, offset },
         };
         let positions = vec![position; POSITION_ENTRIES_MAX];
         let gaps = vec![offset; GAP_ENTRIES_MAX];
-        for frame in
-            [Frame::Acks(acks), Frame::Positions(Positions(positions)), Frame::Gaps(Gaps(gaps))]
-        {
+        for (frame, entry) in [
+            (Frame::Acks(acks), 17),
+            (Frame::Positions(Positions(positions)), 41),
+            (Frame::Gaps(Gaps(gaps)), 8),
+        ] {
             let mut out = BytesMut::new();
             frame.encode(&mut out);
             // A type of one byte, a length of four.
-            assert!(out.len() <= 1 + 4 + FRAME_MAX);
+            let payload = out.len() - (1 + 4);
+            assert!(payload <= FRAME_MAX && payload + entry > FRAME_MAX, "one more does not fit");
             assert_eq!(decode_one(&out).unwrap(), Some(frame));
         }
     }

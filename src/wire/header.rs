@@ -92,6 +92,7 @@ impl Header {
 mod tests {
     use super::*;
     use crate::id::Side;
+    use crate::wire::MAX_VARINT;
 
     #[test]
     fn headers_match_their_test_vectors_and_leave_what_follows() {
@@ -121,16 +122,55 @@ mod tests {
         }
     }
 
+    /// P-9: the manual's numbers.
     #[test]
-    fn a_header_that_claims_too_much_is_refused_at_once() {
-        let mut bytes = Bytes::from_static(&[0x40, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
-        assert!(matches!(Header::decode(&mut bytes), Err(DecodeError::TooLong { .. })));
-        let long = Header {
-            kind: HeaderKind::Open { label: Bytes::from(vec![7; LABEL_MAX + 1]) },
-            epoch: Epoch::FIRST,
-            pipe: PipeId::from_wire(0),
-            start: 0,
+    fn a_header_has_at_most_1_048_bytes_after_its_length_and_a_label_1_024() {
+        let with_label = |start, len| Header {
+            kind: HeaderKind::Open { label: Bytes::from(vec![7; len]) },
+            epoch: Epoch::from_wire(MAX_VARINT),
+            pipe: PipeId::from_wire(MAX_VARINT),
+            start,
         };
-        assert!(matches!(Header::decode(&mut long.encode()), Err(DecodeError::TooLong { .. })));
+        let longest = with_label(MAX_VARINT, 1024);
+        let mut bytes = longest.encode();
+        assert_eq!(bytes.len(), 1 + 2 + 1048);
+        assert_eq!(Header::decode(&mut bytes), Ok(Some(longest)));
+        let too_long = |claimed, allowed| Err(DecodeError::TooLong { claimed, allowed });
+        assert_eq!(
+            Header::decode(&mut with_label(0, 1025).encode()),
+            too_long(1025, 1024),
+            "the label alone"
+        );
+        // At once, whatever follows.
+        let mut claim = Bytes::from_static(&[0x41, 0x44, 0x18]);
+        assert_eq!(Header::decode(&mut claim), Ok(None));
+        let mut claim = Bytes::from_static(&[0x41, 0x44, 0x19]);
+        assert_eq!(Header::decode(&mut claim), too_long(1049, 1048));
+        let mut claim = Bytes::from_static(&[0x40, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(Header::decode(&mut claim), too_long(MAX_VARINT, 1048));
+    }
+
+    #[test]
+    fn a_header_of_another_kind_is_malformed_at_its_first_byte() {
+        for kind in [0x00, 0x3f, 0x42, 0xc0, 0xff] {
+            let refused = Header::decode(&mut Bytes::from(vec![kind]));
+            assert_eq!(refused, Err(DecodeError::Invalid("stream header kind")));
+        }
+    }
+
+    #[test]
+    fn bytes_after_the_fields_of_a_continue_header_are_ignored() {
+        let mut stream = Bytes::from_static(b"\x41\x05\x05\x01\x03\xaa\xbbdata");
+        let header = Header::decode(&mut stream).unwrap().unwrap();
+        assert_eq!((header.kind, header.start), (HeaderKind::Continue, 3));
+        assert_eq!(stream, &b"data"[..]);
+    }
+
+    #[test]
+    fn a_header_whose_length_ends_within_its_fields_is_malformed() {
+        for len in 0..3 {
+            let mut stream = Bytes::from(vec![0x40, len, 1, 2, 3, 4, 5]);
+            assert_eq!(Header::decode(&mut stream), Err(DecodeError::Truncated));
+        }
     }
 }

@@ -170,6 +170,7 @@ fn the_lower_limit_of_pipes_counts_for_both_sides() {
         for side in SIDES {
             assert!(pair.open(side).is_ok() && pair.open(side).is_ok());
             assert_eq!(pair.open(side).unwrap_err().allowed, 2);
+            assert_eq!(pair.peer(side).core.max_peer_pipes(), 2);
         }
         pair.settle(Reading::Yes);
         pair.heal_and_finish();
@@ -336,9 +337,11 @@ fn a_peer_that_never_acknowledges_an_end_is_bounded_all_the_same() {
     let refused = (0..1000).find_map(|index| {
         let pipe = id(CLIENT, index);
         let header = Header { kind: kind.clone(), epoch: Epoch::FIRST, pipe, start: 0 };
-        server.on_stream(&header, Epoch::FIRST).err()
+        server.on_stream(&header, Epoch::FIRST).err().map(|error| (index, error))
     });
-    assert_eq!(refused, Some(PeerMisbehaved::TooManyPipes { allowed: 4 }));
+    // P-10: twice the limit and 64.
+    assert_eq!(refused, Some((2 * 4 + 64, PeerMisbehaved::TooManyPipes { allowed: 4 })));
+    assert_eq!(server.core.live_peer_pipes(), 2 * 4 + 64);
 }
 
 #[test]
@@ -401,6 +404,26 @@ fn a_hostile_table_is_an_error_at_the_first_frame_that_is_wrong() {
         assert_eq!(refused, expected, "{frames:?}");
     }
     assert!(table(&server, vec![head(5), gaps(0..5), Frame::Unknown(99), end(0)]).is_ok());
+    assert!(table(&server, vec![head(0), positions(0..15), end(15)]).is_ok());
+}
+
+#[test]
+fn a_table_has_no_more_gaps_than_pipes_of_ours_may_be_live() {
+    let mut server = Peer::new(Setup { max_pipes: [2; 2], ..Setup::default() }.core(SERVER));
+    // All of these came and went: the client has seen them.
+    for _ in 0..5 {
+        let pipe = server.core.open(Bytes::new()).unwrap();
+        server.core.retire(pipe.id());
+    }
+    let frames = |gaps: &[u64]| {
+        let head = TableHead { opened: 0, seen: 5 };
+        let end = TableEnd { pipes: 0 };
+        vec![Frame::TableHead(head), Frame::Gaps(Gaps(gaps.to_vec())), Frame::TableEnd(end)]
+    };
+    assert!(table(&server, frames(&[3, 4])).is_ok());
+    assert!(table(&server, frames(&[3, 4, 3])).is_ok(), "one that is told twice is one");
+    let refused = table(&server, frames(&[2, 3, 4])).unwrap_err();
+    assert_eq!(refused, PeerMisbehaved::TooManyPipes { allowed: 2 });
 }
 
 #[test]
