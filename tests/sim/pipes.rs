@@ -240,11 +240,8 @@ async fn write_all(
     }
     entry.finished();
     writer.finish();
-    while matches!(ending, Ending::Awaited) {
-        if let Some(acked) = maybe(&mut dice, writer.wait_acked(offset)).await {
-            acked?;
-            break;
-        }
+    if let Ending::Awaited = ending {
+        while maybe(&mut dice, writer.wait_acked(offset)).await.transpose()?.is_none() {}
     }
     entry.acked(writer.acked());
     Ok(())
