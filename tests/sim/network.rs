@@ -226,14 +226,23 @@ impl Network {
     }
 
     /// Opens or closes the road for the sockets that the host has now; sockets
-    /// that it makes later are free.
+    /// that it makes later are free. What is under way is held too.
     pub fn set_gate_of_sockets(&self, host: u8, gate: Gate) {
         self.trace.note(format_args!("host {host}: sockets of today {gate:?}"));
         let mut state = self.lock();
         let sockets: Vec<SocketAddr> =
             state.inboxes.keys().filter(|addr| addr.ip() == host_addr(host)).copied().collect();
-        if let Some(road) = state.road(host) {
-            road.sockets.extend(sockets.into_iter().map(|socket| (socket, gate)));
+        let State { roads, under_way, .. } = &mut *state;
+        let Some(road) = roads.get_mut(&host_addr(host)) else { return };
+        road.sockets.extend(sockets.iter().map(|socket| (*socket, gate)));
+        if gate == Gate::Holding {
+            under_way.retain(|_, datagram| {
+                let free = !sockets.contains(&datagram.client);
+                if !free {
+                    road.lane(datagram.way).held.push(datagram.clone());
+                }
+                free
+            });
         }
     }
 

@@ -36,8 +36,8 @@ pub struct Plan {
 struct DirectionPlan {
     key: u64,
     bytes: u64,
-    /// Most bytes in one write.
-    piece: u64,
+    /// Most bytes in one write, in one read.
+    pieces: [u64; 2],
     /// Longest rest between two writes, two reads, in milliseconds.
     rests: [u64; 2],
     ending: Ending,
@@ -129,12 +129,17 @@ impl DirectionPlan {
             let ending = if dice.chance(700) { Ending::Code(code) } else { Ending::Dropped };
             (dice.pick(0..bytes + 1), ending)
         });
-        let rests = [(); 2].map(|()| if dice.chance(500) { 0 } else { dice.pick_log(1..500) });
+        let mut rests = [(); 2].map(|()| if dice.chance(500) { 0 } else { dice.pick_log(1..500) });
         let stall =
             dice.chance(100).then(|| (dice.pick(0..bytes + 1), dice.pick_millis(100..20_000)));
         // Long rests make short pipes.
-        let piece = dice.pick_log((bytes / 100).max(1)..CONTENT_MAX as u64);
-        Self { key, bytes, piece, rests, ending, stall, stop, dice: dice.fork() }
+        let mut pieces = [(); 2].map(|()| dice.pick_log((bytes / 100).max(1)..CONTENT_MAX as u64));
+        if dice.chance(250) {
+            // The reader is always behind: whenever the link is lost, there are
+            // bytes that have arrived and nobody has read.
+            (pieces[1], rests) = (bytes / 300 + 1, [0, 400]);
+        }
+        Self { key, bytes, pieces, rests, ending, stall, stop, dice: dice.fork() }
     }
 }
 
@@ -209,7 +214,9 @@ async fn write_all(
     plan: DirectionPlan,
     entry: &Entry,
 ) -> Result<(), WriteError> {
-    let DirectionPlan { key, bytes, piece, rests: [most, _], ending, mut dice, .. } = plan;
+    let DirectionPlan {
+        key, bytes, pieces: [piece, _], rests: [most, _], ending, mut dice, ..
+    } = plan;
     let mut offset = 0;
     while offset < bytes {
         let len = dice.pick_log(1..piece + 1).min(bytes - offset) as usize;
@@ -219,6 +226,10 @@ async fn write_all(
         entry.wrote(written as u64);
         offset += written as u64;
         assert_eq!(writer.offset(), offset, "a dropped write has written: {entry:?}");
+        if dice.chance(30) {
+            // As somebody does who waits for the answer to what he has sent.
+            wait_acked(writer, offset, &mut dice).await?;
+        }
         entry.acked(writer.acked());
         rest(most, &mut dice).await;
     }
@@ -241,9 +252,18 @@ async fn write_all(
     entry.finished();
     writer.finish();
     if let Ending::Awaited = ending {
-        while maybe(&mut dice, writer.wait_acked(offset)).await.transpose()?.is_none() {}
+        wait_acked(writer, offset, &mut dice).await?;
     }
     entry.acked(writer.acked());
+    Ok(())
+}
+
+async fn wait_acked(
+    writer: &mut BackedWriter,
+    offset: u64,
+    dice: &mut Dice,
+) -> Result<(), WriteError> {
+    while maybe(dice, writer.wait_acked(offset)).await.transpose()?.is_none() {}
     Ok(())
 }
 
@@ -295,8 +315,9 @@ async fn read_all(
     plan: DirectionPlan,
     entry: &Entry,
 ) -> Result<(), ReadError> {
-    let DirectionPlan { rests: [_, most], mut stall, stop, mut dice, piece, .. } = plan;
-    let mut buf = vec![0; (piece as usize).clamp(16, 64 * 1024)];
+    let DirectionPlan { pieces: [_, piece], rests: [_, most], mut stall, stop, mut dice, .. } =
+        plan;
+    let mut buf = vec![0; piece.min(64 * 1024) as usize];
     loop {
         let offset = reader.offset();
         if let Some((_, ending)) = stop.filter(|(at, _)| offset >= *at) {
@@ -346,7 +367,7 @@ async fn read_some(
             Some(read.map(|len| len.map(|len| entry.read(&buf[..len])).is_some()))
         }
         1 => {
-            let max = dice.pick_log(1..CONTENT_MAX as u64) as usize;
+            let max = buf.len();
             let chunk = maybe(dice, reader.read_chunk(max)).await?;
             Some(chunk.map(|chunk| chunk.map(|chunk| entry.read(&chunk)).is_some()))
         }

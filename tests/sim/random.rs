@@ -490,9 +490,8 @@ impl Goodbye {
             Self::Shutdown(by) if by != side => {}
             Self::Shutdown(_) | Self::BothShutDown => {
                 pair.may_end(Cause::Shutdown(side));
-                if let Err(error) = session.shutdown().await {
-                    return Some(error);
-                }
+                // Says how it went too.
+                let _ = session.shutdown().await;
             }
             Self::Close(by, code) | Self::CloseEarly(by, code, _) if by == side => {
                 pair.may_end(Cause::Closed(side, code));
@@ -508,7 +507,7 @@ impl Goodbye {
         }
         // A goodbye that cannot reach us leaves us to the linger time, or to the
         // server's own end.
-        Some(session.closed().await)
+        Some(over(&session).await)
     }
 
     /// Ends the session in the middle of everything, if that is its fate, and
@@ -525,7 +524,14 @@ impl Goodbye {
     }
 }
 
+/// The end of a session, which gives all memory back.
+async fn over(session: &Session) -> SessionError {
+    let error = session.closed().await;
+    assert_eq!(session.stats().bytes_kept, 0, "kept after the end: {error}");
+    error
+}
+
 /// The end of a session that is about to end.
 async fn soon(session: &Session) -> SessionError {
-    timeout(ENDS, session.closed()).await.expect("a session that has ended is through with it")
+    timeout(ENDS, over(session)).await.expect("a session that has ended is through with it")
 }

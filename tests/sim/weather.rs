@@ -105,7 +105,8 @@ impl Weather {
         while Instant::now() < until && !down(&self.world) {
             sleep(Duration::from_millis(5)).await;
         }
-        sleep(self.dice.pick_millis(1..1_000)).await;
+        // An attempt waits for its turn, and takes two round trips.
+        sleep(Duration::from_millis(self.dice.pick(1..800))).await;
     }
 
     /// Conditions of any kind; the round trip takes 10 ms or more.
@@ -152,7 +153,7 @@ impl Weather {
                 network.set_gate_of_sockets(host, Gate::Holding);
                 sleep(dice.pick_millis(1..500)).await;
                 network.set_gate_of_sockets(host, Gate::Closed);
-                sleep(lasting).await;
+                sleep(dice.pick_millis(500..20_000)).await;
                 network.release_sockets(host);
             }
             Fault::Roam => {
