@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -63,6 +64,22 @@ pub enum Reading {
     Lost,
 }
 
+/// The process that somebody runs in, as far as it concerns a session.
+#[derive(Clone, Debug, Default)]
+pub struct Process(Arc<AtomicBool>);
+
+impl Process {
+    /// It was killed, or has ended the session: its tasks will not be heard of
+    /// any more.
+    pub fn end(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
 /// One direction of a pipe, as both of its ends have it.
 #[derive(Debug)]
 pub struct Direction {
@@ -77,6 +94,8 @@ pub struct Direction {
     pub read: u64,
     pub reading: Reading,
     writer_is_through: bool,
+    /// Those of its writer and its reader.
+    processes: Vec<Process>,
 }
 
 /// A direction, in the hands of its writer or reader.
@@ -117,6 +136,7 @@ impl Ledger {
                 read: 0,
                 reading: Reading::Paused,
                 writer_is_through: false,
+                processes: Vec::new(),
             };
             Entry(Arc::new(Mutex::new(direction)), self.totals.clone())
         };
@@ -134,7 +154,8 @@ impl Ledger {
             let direction = entry.lock();
             let waits = direction.reading == Reading::Wants && direction.fate != Fate::Lost;
             let more = direction.read < direction.written || direction.fate != Fate::Open;
-            (waits && more).then_some((*key, direction.read))
+            let lives = !direction.processes.iter().any(Process::has_ended);
+            (waits && more && lives).then_some((*key, direction.read))
         });
         owed.collect()
     }
@@ -154,6 +175,11 @@ impl Ledger {
 impl Entry {
     pub fn lock(&self) -> MutexGuard<'_, Direction> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Somebody writes or reads, for as long as his process lives.
+    pub fn take_up(&self, process: &Process) {
+        self.lock().processes.push(process.clone());
     }
 
     // The writer.
@@ -215,8 +241,8 @@ impl Entry {
         assert!(offset <= direction.read, "acked {offset}, never read so far: {direction:?}");
     }
 
-    /// The writer's process was killed: nobody says anything any more.
-    pub fn writer_killed(&self) {
+    /// The writer is dropped with its process: nobody says anything any more.
+    pub fn writer_lost(&self) {
         let mut direction = self.lock();
         direction.writer_is_through = true;
         direction.fate = Fate::Lost;
@@ -263,7 +289,7 @@ impl Entry {
         }
     }
 
-    pub fn reader_killed(&self) {
+    pub fn reader_lost(&self) {
         self.lock().reading = Reading::Lost;
     }
 

@@ -7,7 +7,6 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
 use crate::dice::Dice;
-use crate::ledger::{CONTENT_MAX, Entry, Ledger, content};
+use crate::ledger::{CONTENT_MAX, Entry, Ledger, Process, content};
 
 /// What becomes of a pipe.
 #[derive(Clone, Debug)]
@@ -71,6 +70,11 @@ impl Plan {
         let mut cancelled = || dice.chance(60).then(|| dice.pick_millis(1..20_000));
         let cancelled = [cancelled(), cancelled()];
         Self { number, there, back, cancelled }
+    }
+
+    /// The keys of both directions: there and back.
+    pub fn keys(&self) -> [u64; 2] {
+        [self.there.key, self.back.key]
     }
 
     /// The number of the plan, and how much it may be about, as the label has
@@ -143,21 +147,6 @@ impl DirectionPlan {
     }
 }
 
-/// Whether the process that somebody runs in was killed.
-#[derive(Clone, Debug, Default)]
-pub struct Process(Arc<AtomicBool>);
-
-impl Process {
-    /// Its tasks are about to be dropped, and will not be heard of any more.
-    pub fn kill(&self) {
-        self.0.store(true, Relaxed);
-    }
-
-    fn is_killed(&self) -> bool {
-        self.0.load(Relaxed)
-    }
-}
-
 /// Tells the ledger that a half is dropped, also if its task is cancelled.
 struct OnDrop<F: FnMut()>(F);
 
@@ -198,9 +187,10 @@ async fn write(
     entry: Entry,
     process: &Process,
 ) -> Option<SessionError> {
+    entry.take_up(process);
     // Dropped before the writer, so that nobody learns of it earlier.
-    let _guard = OnDrop(|| match process.is_killed() {
-        true => entry.writer_killed(),
+    let _guard = OnDrop(|| match process.has_ended() {
+        true => entry.writer_lost(),
         false => entry.writer_dropped(),
     });
     match write_all(&mut writer, plan, &entry).await {
@@ -300,8 +290,9 @@ async fn read(
     entry: Entry,
     process: &Process,
 ) -> Option<SessionError> {
-    let _guard = OnDrop(|| match process.is_killed() {
-        true => entry.reader_killed(),
+    entry.take_up(process);
+    let _guard = OnDrop(|| match process.has_ended() {
+        true => entry.reader_lost(),
         false => entry.reader_dropped(),
     });
     match read_all(&mut reader, plan, &entry).await {

@@ -401,6 +401,8 @@ impl Shared {
                     Ok(Some(pipe)) => {
                         pair.accepted(pipe.id());
                         let plan = Plan::from_label(&pipe.label());
+                        let id = session.id();
+                        self.world.trace.note(format_args!("{side:?} of {id}: accepts {}", pipe.id()));
                         playing.spawn(plan.play(pipe, false, self.world.ledger.clone(), pair.process(side)));
                     }
                     Ok(None) | Err(_) => is_accepting = false,
@@ -421,10 +423,10 @@ impl Shared {
         let mut playing = JoinSet::new();
         let rests = dice.choose(&[1, 100, 2_000]);
         let process = pair.process(session.side());
-        'open: for number in 0..self.setup.pipes * 3 {
+        'open: for number in 0..self.setup.pipes * 3 + 20 {
             if number >= self.setup.pipes {
                 // Something goes on as long as the weather does.
-                let rest = dice.pick_millis(100..10_000);
+                let rest = dice.pick_millis(50..3_000);
                 if timeout(rest, self.healed.wait()).await.is_ok() {
                     break;
                 }
@@ -442,6 +444,13 @@ impl Shared {
                     Err(other) => panic!("{other}"),
                 }
             };
+            self.world.trace.note(format_args!(
+                "{:?} of {}: opens {}, directions {:?}",
+                session.side(),
+                session.id(),
+                pipe.id(),
+                plan.keys()
+            ));
             playing.spawn(plan.play(pipe, true, self.world.ledger.clone(), process.clone()));
             sleep(Duration::from_millis(dice.pick(0..rests))).await;
         }

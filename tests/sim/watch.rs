@@ -10,7 +10,7 @@ use evermux::{
     SessionId, Side,
 };
 
-use crate::pipes::Process;
+use crate::ledger::Process;
 use crate::trace::Trace;
 
 /// What a pipe may keep beyond the shared budgets (guarantees, "bounded").
@@ -97,6 +97,7 @@ impl Pair {
 
     /// Checks how `side` was told that the session has ended.
     pub fn ended(&self, side: Side, error: &SessionError) {
+        self.process(side).end();
         let causes = self.causes.lock().unwrap();
         // Its client never heard of it.
         let leftover = !self.seen.lock().unwrap()[index(Side::Client)];
@@ -108,7 +109,7 @@ impl Pair {
     /// The process of a side is killed: nothing will be heard of it any more.
     pub fn kill(&self, side: Side) {
         if let Some(seen) = self.sides.lock().unwrap()[index(side)].take() {
-            seen.process.kill();
+            seen.process.end();
             self.may_end(Cause::Forgotten);
         }
     }
