@@ -34,7 +34,6 @@ pub struct SessionConfig {
     pub(crate) probe_timeout: Duration,
     idle_timeout: Duration,
     stream_window: u64,
-    send_window: u64,
     initial_streams: u64,
     socket_buffer: usize,
 }
@@ -49,7 +48,6 @@ impl Default for SessionConfig {
             probe_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(120),
             stream_window: 4 * MIB,
-            send_window: 8 * MIB,
             initial_streams: 64,
             socket_buffer: 4 << 20,
         }
@@ -122,13 +120,6 @@ impl SessionConfig {
         self
     }
 
-    /// How many bytes QUIC holds for sending until they are acknowledged by the
-    /// peer's QUIC, in all pipes. Default 8 MiB.
-    pub fn send_window(&mut self, bytes: u64) -> &mut Self {
-        self.send_window = bytes;
-        self
-    }
-
     /// How many pipe streams the peer may open on a new connection at once.
     /// Default 64. The limit grows with use up to `max_pipes`; each allowed
     /// stream costs some 70 bytes.
@@ -164,7 +155,6 @@ impl SessionConfig {
             stream_window: self.stream_window,
             // Headers and the control stream come on top of pipe bytes.
             receive_window: self.receive_budget().saturating_add(MIB),
-            send_window: self.send_window,
             // The control stream is one of them.
             initial_streams: self.initial_streams + 1,
             socket_buffer: self.socket_buffer,
@@ -185,7 +175,6 @@ impl SessionConfig {
         bounds("replay_capacity", self.replay_capacity, KIB, 1 << 40)?;
         bounds("replay_budget", self.replay_budget, 0, 1 << 40)?;
         bounds("stream_window", self.stream_window, KIB, 1 << 40)?;
-        bounds("send_window", self.send_window, KIB, 1 << 40)?;
         bounds("initial_streams", self.initial_streams, 1, 1 << 20)?;
         let probe = self.probe_interval.saturating_add(self.probe_timeout);
         if probe >= self.idle_timeout {
@@ -202,7 +191,6 @@ pub(crate) struct Transport {
     pub(crate) idle_timeout: Duration,
     pub(crate) stream_window: u64,
     pub(crate) receive_window: u64,
-    pub(crate) send_window: u64,
     pub(crate) initial_streams: u64,
     pub(crate) socket_buffer: usize,
 }

@@ -435,7 +435,11 @@ impl Transport {
             .max_concurrent_uni_streams(varint(0))
             .stream_receive_window(varint(self.stream_window))
             .receive_window(varint(self.receive_window))
-            .send_window(self.send_window)
+            // What QUIC holds is in the replay buffers too, whose budgets bound
+            // it. A window here would only starve: when it is full, quinn-proto
+            // 0.11.19 lets the stream write on that was blocked last, and the
+            // one that was blocked first not until all others are idle.
+            .send_window(u64::MAX)
             .datagram_receive_buffer_size(None)
             .congestion_controller_factory(Arc::new(CourteousFactory));
         let idle = VarInt::from_u64(self.idle_timeout.as_millis() as u64).unwrap_or(VarInt::MAX);

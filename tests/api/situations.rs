@@ -429,11 +429,7 @@ async fn situation_08_lost_answers_to_a_resume_do_not_lock_the_client_out() {
 #[tokio::test]
 async fn situation_12_both_sides_owe_more_than_every_window_and_both_finish() {
     let mut config = quick();
-    config
-        .stream_window(8 * KIB)
-        .send_window(16 * KIB)
-        .replay_capacity(192 * KIB)
-        .replay_budget(256 * KIB);
+    config.stream_window(8 * KIB).replay_capacity(192 * KIB).replay_budget(256 * KIB);
     let world = World::with(config, |_| {}).await;
     let (client, server) = world.session().await;
     let mut ends = Vec::new();

@@ -107,7 +107,6 @@ fn session_config(dice: &mut Dice) -> (SessionConfig, Bounds) {
         .probe_interval(dice.pick_millis(100..5_000))
         .probe_timeout(dice.pick_millis(1000..5_000))
         .stream_window(dice.choose(&[1 << 10, 10 << 10, 1 << 20, 4 << 20]))
-        .send_window(dice.choose(&[10 << 10, 1 << 20, 8 << 20]))
         .initial_streams(dice.choose(&[1, 2, 8, 64]));
     (config, bounds)
 }
