@@ -2,8 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +17,8 @@ use crate::pipe::{BackedPipe, Handle, Host, PipeShared, SharedBudget};
 use crate::proto::SessionCore;
 use crate::quic::Connection;
 use crate::stats::SessionStats;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Mutex, MutexGuard};
 use crate::tls::Fingerprint;
 use crate::wire::LABEL_MAX;
 

@@ -2,7 +2,6 @@
 //! they have not had yet, and pass on what the peer says of it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +13,7 @@ use crate::id::Epoch;
 use crate::misbehaved::PeerMisbehaved;
 use crate::proto::{Outgoing, PeerView};
 use crate::quic::{RecvStream, SendStream, StreamGone};
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::wire::Position;
 
 /// Chunks that a replay hands over before it lets other tasks run.
