@@ -9,9 +9,10 @@ use shuttle::thread;
 
 use super::{exhaust, explore};
 use crate::error::{ReadError, SessionError, WriteError};
-use crate::id::{PipeId, Side};
+use crate::id::{Epoch, PipeId, Side};
 use crate::pipe::{Host, PipeShared, SharedBudget};
 use crate::proto::{PIPE_SHARE, Pipe};
+use crate::quic::Connection;
 
 /// What the pipes here take from the shared budgets when they are full.
 const SHARED: usize = 4;
@@ -213,5 +214,21 @@ fn in_every_order_a_writer_hears_that_it_was_stopped() {
         pipe.on_stop(5, 0).expect("a stop");
         let unwritten = writer.join().expect("a writer");
         assert_eq!(unwritten, Err(WriteError::Stopped { code: 5 }));
+    });
+}
+
+#[test]
+fn a_stream_that_comes_too_late_does_not_take_the_turn_of_the_next() {
+    exhaust(|| {
+        let host = Arc::new(Host::new(0, None));
+        let pipe = pipe(&host, 4);
+        // Opened on a connection that is no more, while the driver waits for a
+        // stream on its successor.
+        let [late, _] = Connection::pair();
+        let stream = late.try_open_bi().expect("a stream");
+        host.set_attached(Some(Epoch::FIRST.next()));
+        assert!(pipe.look().stream);
+        pipe.attach(Epoch::FIRST, stream, None).expect("nobody is to blame");
+        assert!(pipe.is_opening(), "the stream it waits for still counts");
     });
 }

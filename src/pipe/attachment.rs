@@ -48,10 +48,12 @@ impl PipeShared {
         let mut guard = self.lock();
         let state = &mut *guard;
         let (send, recv) = stream;
-        state.opening = false;
         if state.ended.is_some() || !self.host.is_attached(epoch) {
             return Ok(());
         }
+        // Not before: a stream that comes too late leaves the pipe in its place
+        // in the queue for the next.
+        state.opening = false;
         if state.epoch == Some(epoch) {
             if begun.is_some() {
                 return Err(PeerMisbehaved::DuplicateStream { pipe: self.id });
