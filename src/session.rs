@@ -453,8 +453,10 @@ impl SessionShared {
 
     /// A connection is the attached one: streams may be opened on it.
     pub(crate) fn set_attached(&self, connection: &Connection, epoch: Epoch) {
-        self.table().connection = Some((connection.clone(), epoch));
+        // In this order: who finds the connection may attach streams of it. A pipe
+        // whose stream was refused in between would have nobody to open another.
         self.host.set_attached(Some(epoch));
+        self.table().connection = Some((connection.clone(), epoch));
     }
 
     /// The session goes on.

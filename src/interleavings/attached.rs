@@ -129,6 +129,26 @@ fn each_pipe_is_accepted_once_whenever_it_is_opened() {
 }
 
 #[test]
+fn a_pipe_that_is_opened_while_the_link_changes_gets_a_stream() {
+    explore(|| {
+        run(
+            |client| {
+                let mut pipe = client.open_pipe("").expect("a pipe");
+                pipe.writer().finish();
+                assert_eq!(block_on(pipe.reader().read_chunk(1)), Ok(None));
+            },
+            |server| {
+                let pipe = block_on(server.accept_pipe()).expect("a session");
+                let mut pipe = pipe.expect("a pipe");
+                pipe.writer().finish();
+                assert_eq!(block_on(pipe.reader().read_chunk(1)), Ok(None));
+            },
+            Network::cut_now,
+        );
+    });
+}
+
+#[test]
 fn a_reset_and_a_stop_arrive_whenever_the_link_is_lost() {
     explore(|| {
         run(

@@ -39,6 +39,11 @@ impl Network {
         }
     }
 
+    /// Loses the connection at once.
+    pub(super) fn cut_now(&self) {
+        self.cut.notify_one();
+    }
+
     /// The client's session ends at any point from now on; the server's with it.
     pub(super) fn end(&self) {
         wait_a_while();
