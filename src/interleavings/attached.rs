@@ -5,10 +5,12 @@ use bytes::Bytes;
 use shuttle::future::block_on;
 use shuttle::thread::{self, JoinHandle};
 
-use super::explore;
 use super::link::{Network, Pair};
+use super::{exhaust, explore};
 use crate::error::{ReadError, SessionError, WriteError};
+use crate::id::Epoch;
 use crate::pipe::{BackedReader, BackedWriter};
+use crate::quic::Connection;
 use crate::session::Session;
 
 /// Less than what is written: writers wait for acks.
@@ -97,7 +99,6 @@ fn both_directions_go_on_whenever_the_link_is_lost() {
 
 #[test]
 fn each_pipe_is_accepted_once_whenever_it_is_opened() {
-    const PIPES: usize = 2;
     explore(|| {
         run(
             |client| {
@@ -112,14 +113,18 @@ fn each_pipe_is_accepted_once_whenever_it_is_opened() {
                 ["a", "b"].map(open).into_iter().for_each(join);
             },
             |server| {
-                let mut labels = Vec::new();
-                for _ in 0..PIPES {
-                    let pipe = block_on(server.accept_pipe()).expect("a session");
-                    let mut pipe = pipe.expect("a pipe");
-                    pipe.writer().finish();
-                    labels.push(pipe.label());
-                    assert_eq!(block_on(pipe.reader().read_chunk(1)), Ok(None));
-                }
+                let accept = || {
+                    let server = server.clone();
+                    thread::spawn(move || {
+                        let pipe = block_on(server.accept_pipe()).expect("a session");
+                        let mut pipe = pipe.expect("a pipe");
+                        pipe.writer().finish();
+                        assert_eq!(block_on(pipe.reader().read_chunk(1)), Ok(None));
+                        pipe.label()
+                    })
+                };
+                let accepting = [accept(), accept()];
+                let mut labels = accepting.map(|thread| thread.join().expect("a pipe"));
                 labels.sort();
                 assert_eq!(labels, ["a", "b"]);
             },
@@ -145,6 +150,49 @@ fn a_pipe_that_is_opened_while_the_link_changes_gets_a_stream() {
             },
             Network::cut_now,
         );
+    });
+}
+
+#[test]
+fn in_every_order_a_pipe_opened_during_a_fence_has_no_stream_behind_it() {
+    exhaust(|| {
+        let pair = Pair::new(CAPACITY);
+        let [client, _server] = pair.sessions();
+        let opening = thread::spawn(move || client.open_pipe("").expect("a pipe"));
+        let shared = pair.client();
+        shared.fence();
+        let _held = opening.join().expect("a pipe");
+        assert!(shared.pipes().iter().all(|pipe| pipe.look().stream), "it wants one");
+    });
+}
+
+#[test]
+fn in_every_order_a_pipe_opened_as_a_connection_comes_is_attached_or_due() {
+    exhaust(|| {
+        let pair = Pair::new(CAPACITY);
+        let [client, _server] = pair.sessions();
+        let shared = pair.client();
+        shared.fence();
+        let opening = thread::spawn(move || client.open_pipe("").expect("a pipe"));
+        let [connection, _] = Connection::pair(8);
+        shared.set_attached(&connection, Epoch::FIRST.next());
+        let _held = opening.join().expect("a pipe");
+        let due = !shared.host.take_due(false).now.is_empty();
+        assert!(due || !shared.pipes().iter().any(|pipe| pipe.look().stream));
+    });
+}
+
+#[test]
+fn a_pipe_opened_as_the_session_ends_ends_too() {
+    explore(|| {
+        let pair = Pair::new(CAPACITY);
+        let [client, _server] = pair.sessions();
+        let opening = thread::spawn(move || client.open_pipe(""));
+        pair.client().end(SessionError::UnknownSession);
+        if let Ok(mut pipe) = opening.join().expect("an answer") {
+            let ended = SessionError::UnknownSession;
+            assert_eq!(block_on(pipe.reader().read_chunk(1)), Err(ended.into()));
+        }
     });
 }
 

@@ -1,7 +1,9 @@
-//! Pipes without streams: every waiter ends, and budgets come back.
+//! Pipes that have no streams, or lose them: every waiter ends, budgets come
+//! back, and nothing counts behind a fence.
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use shuttle::future::block_on;
@@ -16,6 +18,9 @@ use crate::quic::Connection;
 
 /// What the pipes here take from the shared budgets when they are full.
 const SHARED: usize = 4;
+
+/// Bytes that a stream holds: little more than a header.
+const WINDOW: usize = 8;
 
 /// A pipe that is full.
 const FULL: usize = PIPE_SHARE as usize + SHARED;
@@ -188,6 +193,75 @@ fn both_halves_hear_that_the_peer_gave_up() {
 }
 
 #[test]
+fn a_writer_that_waits_for_its_stream_goes_on_when_that_is_lost() {
+    const WRITTEN: usize = 20;
+    explore(|| {
+        let host = Arc::new(Host::new(0, None));
+        let pipe = pipe(&host, WRITTEN);
+        // Nobody reads, so the stream takes a part only.
+        let [connection, _peer] = Connection::pair(WINDOW);
+        host.set_attached(Some(Epoch::FIRST));
+        let stream = connection.try_open_bi().expect("a stream");
+        pipe.attach(Epoch::FIRST, stream, None).expect("nobody is to blame");
+        let writer = {
+            let pipe = pipe.clone();
+            thread::spawn(move || write(&pipe, WRITTEN))
+        };
+        host.set_attached(None);
+        pipe.detach();
+        assert_eq!(writer.join().expect("a writer"), Ok(()));
+        pipe.abandon_writer();
+        assert_nothing_kept(&host);
+    });
+}
+
+/// A pipe that is attached, with two bytes to read. The peer's side of its
+/// connection reads nothing.
+fn attached() -> (Arc<PipeShared>, Connection) {
+    let host = Arc::new(Host::new(0, None));
+    let pipe = pipe(&host, 8);
+    let [connection, peer] = Connection::pair(WINDOW);
+    host.set_attached(Some(Epoch::FIRST));
+    let stream = connection.try_open_bi().expect("a stream");
+    let begun = Some((0, Bytes::from_static(b"xy")));
+    pipe.attach(Epoch::FIRST, stream, begun).expect("nobody is to blame");
+    (pipe, peer)
+}
+
+#[test]
+fn in_every_order_a_read_counts_before_the_fence_or_never() {
+    exhaust(|| {
+        let (pipe, _peer) = attached();
+        let reader = {
+            let pipe = pipe.clone();
+            thread::spawn(move || {
+                let read = block_on(poll_fn(|cx| Poll::Ready(pipe.poll_read_chunk(cx, 1))));
+                if read.is_ready() { 1 } else { 0 }
+            })
+        };
+        pipe.detach();
+        let told = pipe.measure().read;
+        let read = reader.join().expect("a reader");
+        assert_eq!((read, pipe.stats().read), (told, told));
+    });
+}
+
+#[test]
+fn in_every_order_what_was_sent_before_the_fence_is_sent_again() {
+    exhaust(|| {
+        let (pipe, _peer) = attached();
+        let writer = {
+            let pipe = pipe.clone();
+            thread::spawn(move || write(&pipe, 1).expect("there is room"))
+        };
+        pipe.detach();
+        writer.join().expect("a writer");
+        let stats = pipe.stats();
+        assert_eq!((stats.written, stats.sent), (1, 0));
+    });
+}
+
+#[test]
 fn in_every_order_a_reader_hears_that_the_session_has_ended() {
     exhaust(|| {
         let pipe = pipe(&Arc::new(Host::new(0, None)), 4);
@@ -224,7 +298,7 @@ fn a_stream_that_comes_too_late_does_not_take_the_turn_of_the_next() {
         let pipe = pipe(&host, 4);
         // Opened on a connection that is no more, while the driver waits for a
         // stream on its successor.
-        let [late, _] = Connection::pair();
+        let [late, _] = Connection::pair(WINDOW);
         let stream = late.try_open_bi().expect("a stream");
         host.set_attached(Some(Epoch::FIRST.next()));
         assert!(pipe.look().stream);

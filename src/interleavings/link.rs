@@ -22,6 +22,9 @@ use crate::quic::{Connection, RecvStream, SendStream};
 use crate::session::{Session, SessionShared};
 use crate::wire::{Frame, Header, Parameters, SECRET_LEN};
 
+/// Bytes that a stream of the first connection holds: little more than a header.
+const WINDOW: usize = 8;
+
 /// What the scenario does to the link.
 #[derive(Default)]
 pub(super) struct Network {
@@ -85,7 +88,7 @@ struct End {
 impl Pair {
     /// A session that is attached, whose pipes keep `capacity` bytes.
     pub(super) fn new(capacity: u64) -> Self {
-        let connections = Connection::pair();
+        let connections = Connection::pair(WINDOW);
         let ends = [(Side::Client, &connections[0]), (Side::Server, &connections[1])];
         let ends = ends.map(|(side, connection)| {
             let parameters =
@@ -108,6 +111,10 @@ impl Pair {
 
     pub(super) fn network(&self) -> Arc<Network> {
         self.network.clone()
+    }
+
+    pub(super) fn client(&self) -> Arc<SessionShared> {
+        self.ends[0].shared.clone()
     }
 
     /// What the applications of both sides hold.
@@ -210,7 +217,9 @@ impl Pair {
         for (end, told) in self.ends.iter().zip([&from_client, &from_server]) {
             end.assert_frozen(told);
         }
-        for (end, connection) in self.ends.iter_mut().zip(Connection::pair()) {
+        // From less than a header to a header and some bytes.
+        let window = shuttle::rand::thread_rng().gen_range(3..12);
+        for (end, connection) in self.ends.iter_mut().zip(Connection::pair(window)) {
             end.connection = connection;
             end.epoch = end.epoch.next();
         }

@@ -3,7 +3,7 @@
 //!
 //! As in quinn, each side of a stream has one waker slot, dropping a side gives
 //! the other to know, and bytes that had arrived before a connection was lost
-//! can still be read. Windows are tiny, so that writers wait often.
+//! can still be read.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,9 +17,6 @@ use bytes::{Buf, Bytes, BytesMut};
 use crate::id::Side;
 use crate::sync::{Mutex, MutexGuard};
 
-/// Bytes that a stream holds: less than a header and a chunk.
-const WINDOW: usize = 8;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamGone;
 
@@ -27,6 +24,8 @@ pub(crate) struct StreamGone;
 #[derive(Default)]
 struct Lane {
     bytes: BytesMut,
+    /// How many of them it holds.
+    window: usize,
     finished: bool,
     /// By the sender: nothing of it can be read any more.
     reset: bool,
@@ -58,7 +57,7 @@ impl SendStream {
         }
         let mut taken = 0;
         for chunk in chunks {
-            let part = chunk.len().min(WINDOW - lane.bytes.len());
+            let part = chunk.len().min(lane.window - lane.bytes.len());
             lane.bytes.extend_from_slice(&chunk.split_to(part));
             taken += part;
         }
@@ -148,6 +147,7 @@ pub(crate) struct Connection {
 
 #[derive(Default)]
 struct Shared {
+    window: usize,
     lost: bool,
     lanes: Vec<SharedLane>,
     /// Streams that the other side has opened, by the side that accepts them.
@@ -162,9 +162,9 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// A connection, as each side sees it.
-    pub(crate) fn pair() -> [Self; 2] {
-        let shared = Arc::new(Mutex::new(Shared::default()));
+    /// A connection, as each side sees it. Its streams hold `window` bytes.
+    pub(crate) fn pair(window: usize) -> [Self; 2] {
+        let shared = Arc::new(Mutex::new(Shared { window, ..Shared::default() }));
         [Side::Client, Side::Server].map(|side| Self { side, shared: shared.clone() })
     }
 
@@ -173,7 +173,9 @@ impl Connection {
         if shared.lost {
             return None;
         }
-        let (there, back) = (SharedLane::default(), SharedLane::default());
+        let window = shared.window;
+        let [there, back] =
+            [(); 2].map(|()| SharedLane::new(Mutex::new(Lane { window, ..Lane::default() })));
         shared.lanes.extend([there.clone(), back.clone()]);
         let peer = self.side.peer() as usize;
         shared.opened[peer].push_back((SendStream(back.clone()), RecvStream(there.clone())));
