@@ -2,11 +2,10 @@
 //! stall.
 
 use bytes::Bytes;
-use shuttle::future::block_on;
 use shuttle::thread::{self, JoinHandle};
 
 use super::link::{Network, Pair};
-use super::{exhaust, explore};
+use super::{block_on, exhaust, explore};
 use crate::error::{ReadError, SessionError, WriteError};
 use crate::id::Epoch;
 use crate::pipe::{BackedReader, BackedWriter};

@@ -4,11 +4,10 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use shuttle::future::block_on;
 use shuttle::sync::mpsc;
 use shuttle::thread;
 
-use super::{exhaust, explore};
+use super::{block_on, exhaust, explore};
 use crate::pipe::SharedBudget;
 
 /// A budget of a session within that of a server.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use shuttle::future::block_on;
 use shuttle::thread;
 
-use super::{exhaust, explore};
+use super::{block_on, exhaust, explore};
 use crate::error::{ReadError, SessionError, WriteError};
 use crate::id::{Epoch, PipeId, Side};
 use crate::pipe::{Host, PipeShared, SharedBudget};

@@ -21,7 +21,12 @@ mod detached;
 mod host;
 mod link;
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
 use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler};
+use shuttle::sync::{Condvar, Mutex};
 use shuttle::{Config, Runner};
 
 /// Times that a scenario runs in each way, unless the environment says
@@ -47,6 +52,36 @@ fn explore(scenario: impl Fn() + Clone + Send + Sync + 'static) {
 fn exhaust(scenario: impl Fn() + Send + Sync + 'static) {
     let orders = Runner::new(DfsScheduler::new(Some(ORDERS_MAX), false), config()).run(scenario);
     assert!(orders < ORDERS_MAX, "too large to be run in every order");
+}
+
+/// Waits for `future`, which is polled again only when it was woken. The model
+/// checker's own function polls once more after any wait for a lock, which hides
+/// the wake-ups that are lost.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let sleeper = Arc::<Sleeper>::default();
+    let waker = Waker::from(sleeper.clone());
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        let woken = sleeper.woken.lock().expect("nobody panics here");
+        let wait = sleeper.condvar.wait_while(woken, |woken| !std::mem::take(woken));
+        drop(wait.expect("nobody panics here"));
+    }
+}
+
+#[derive(Default)]
+struct Sleeper {
+    woken: Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        *self.woken.lock().expect("nobody panics here") = true;
+        self.condvar.notify_one();
+    }
 }
 
 fn config() -> Config {
