@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +17,9 @@ use crate::pipe::{BackedPipe, Handle, Host, PipeShared, SharedBudget};
 use crate::proto::SessionCore;
 use crate::quic::Connection;
 use crate::stats::{PipeInfo, SessionStats};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::{Mutex, MutexGuard};
 use crate::tls::Fingerprint;
 use crate::wire::LABEL_MAX;
 
@@ -481,8 +482,10 @@ impl SessionShared {
 
     /// A connection is the attached one: streams may be opened on it.
     pub(crate) fn set_attached(&self, connection: &Connection, epoch: Epoch) {
-        self.table().connection = Some((connection.clone(), epoch));
+        // In this order: who finds the connection may attach streams of it. A pipe
+        // whose stream was refused in between would have nobody to open another.
         self.host.set_attached(Some(epoch));
+        self.table().connection = Some((connection.clone(), epoch));
     }
 
     /// The session goes on.

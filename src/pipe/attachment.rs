@@ -2,7 +2,6 @@
 //! they have not had yet, and pass on what the peer says of it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +13,7 @@ use crate::id::Epoch;
 use crate::misbehaved::PeerMisbehaved;
 use crate::proto::{Outgoing, PeerView};
 use crate::quic::{RecvStream, SendStream, StreamGone};
+use crate::sync::atomic::Ordering::Relaxed;
 use crate::wire::Position;
 
 /// Chunks that a replay hands over before it lets other tasks run.
@@ -48,10 +48,12 @@ impl PipeShared {
         let mut guard = self.lock();
         let state = &mut *guard;
         let (send, recv) = stream;
-        state.opening = false;
         if state.ended.is_some() || !self.host.is_attached(epoch) {
             return Ok(());
         }
+        // Not before: a stream that comes too late leaves the pipe in its place
+        // in the queue for the next.
+        state.opening = false;
         if state.epoch == Some(epoch) {
             if begun.is_some() {
                 return Err(PeerMisbehaved::DuplicateStream { pipe: self.id });

@@ -1,10 +1,11 @@
 //! Byte budgets that writers can wait for.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::Waker;
 
 use crate::proto::Budget;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A [`Budget`] shared by the pipes of a session, or by the sessions of a
 /// server, and the writers that wait for it.

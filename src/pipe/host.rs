@@ -2,8 +2,7 @@
 //! of pipes that the driver should look at.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -11,6 +10,8 @@ use super::budget::SharedBudget;
 use super::shared::PipeShared;
 use crate::id::Epoch;
 use crate::misbehaved::PeerMisbehaved;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The side of a session that its pipes see.
 #[derive(Debug)]

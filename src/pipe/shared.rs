@@ -7,8 +7,7 @@
 //! ends first, so that a fence is final (P-12).
 
 use std::fmt;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -21,6 +20,8 @@ use crate::id::{Epoch, PipeId, Side};
 use crate::proto::{Pipe, ReadEnd, WriteEnd, shared_part};
 use crate::quic::StreamGone;
 use crate::stats::PipeStats;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A pipe, as its halves and the driver see it.
 pub(crate) struct PipeShared {
