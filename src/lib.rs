@@ -63,7 +63,7 @@
 #![warn(missing_docs, unreachable_pub)]
 // The model checker (`src/interleavings`) takes the floors up to `session` and
 // puts streams in memory under them; what only the floors above use lies idle.
-#![cfg_attr(shuttle, allow(dead_code, unused_imports))]
+#![cfg_attr(all(test, shuttle), allow(dead_code, unused_imports))]
 
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 compile_error!(
@@ -72,15 +72,15 @@ compile_error!(
 
 pub mod manual;
 
-#[cfg(not(shuttle))]
+#[cfg(not(all(test, shuttle)))]
 mod client;
 mod clock;
 mod code;
 mod config;
-#[cfg(not(shuttle))]
+#[cfg(not(all(test, shuttle)))]
 mod control;
 mod crypto;
-#[cfg(not(shuttle))]
+#[cfg(not(all(test, shuttle)))]
 mod driver;
 mod environment;
 mod error;
@@ -91,9 +91,9 @@ mod interleavings;
 mod misbehaved;
 mod pipe;
 mod proto;
-#[cfg_attr(shuttle, path = "interleavings/quic.rs")]
+#[cfg_attr(all(test, shuttle), path = "interleavings/quic.rs")]
 mod quic;
-#[cfg(not(shuttle))]
+#[cfg(not(all(test, shuttle)))]
 mod server;
 mod session;
 #[cfg(feature = "simulation")]
@@ -103,7 +103,7 @@ mod sync;
 mod tls;
 mod wire;
 
-#[cfg(not(shuttle))]
+#[cfg(not(all(test, shuttle)))]
 pub use client::{Client, ParseTargetError, Target};
 pub use code::{CloseCode, RefuseCode};
 pub use config::{ClientConfig, Limits, ReconnectPolicy, ServerConfig, SessionConfig};
@@ -114,7 +114,7 @@ pub use event::{DetachCause, Events, LinkState, SessionEvent};
 pub use id::{Epoch, PipeId, SessionId, Side};
 pub use misbehaved::PeerMisbehaved;
 pub use pipe::{BackedPipe, BackedReader, BackedWriter, JoinError};
-#[cfg(not(shuttle))]
+#[cfg(not(all(test, shuttle)))]
 pub use server::{Incoming, Server, SessionInfo};
 pub use session::Session;
 pub use stats::{PipeInfo, PipeStats, ServerStats, SessionStats};

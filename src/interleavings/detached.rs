@@ -28,7 +28,7 @@ static ZEROS: [u8; 2 * FULL] = [0; 2 * FULL];
 
 fn pipe(host: &Arc<Host>, capacity: usize) -> Arc<PipeShared> {
     let id = PipeId::new(Side::Client, 0).expect("a small index");
-    let core = Pipe::opened(id, Bytes::new(), capacity as u64, capacity as u64);
+    let core = Pipe::new(id, Bytes::new(), capacity as u64, capacity as u64);
     PipeShared::new(core, Side::Client, host.clone())
 }
 

@@ -15,7 +15,7 @@ use crate::proto::{Outgoing, Pipe};
 
 fn pipe(host: &Arc<Host>, index: u64) -> Arc<PipeShared> {
     let id = PipeId::new(Side::Server, index).expect("a small index");
-    PipeShared::new(Pipe::accepted(id, Bytes::new(), 8, 8), Side::Client, host.clone())
+    PipeShared::new(Pipe::new(id, Bytes::new(), 8, 8), Side::Client, host.clone())
 }
 
 /// Looks at what is due, as the driver does, until `wanted` resets and stops
