@@ -31,6 +31,11 @@ pub fn host_addr(host: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, host).into()
 }
 
+fn host_number(addr: IpAddr) -> u8 {
+    let IpAddr::V4(addr) = addr else { unreachable!("hosts have IPv4") };
+    addr.octets()[3]
+}
+
 /// A direction of a road.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -90,6 +95,8 @@ pub struct Network {
     sooner: Notify,
     /// Something was delivered.
     pub delivery: Notify,
+    /// The server was heard for the first time by a socket.
+    answer: Notify,
     pub trace: Trace,
 }
 
@@ -104,6 +111,8 @@ struct State {
     sent: u64,
     delivered: u64,
     next_port: u16,
+    /// The host whose socket was the last to hear from the server at all.
+    answered: u8,
 }
 
 #[derive(Debug)]
@@ -112,6 +121,8 @@ struct Inbox {
     generation: u64,
     datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
     waker: Option<Waker>,
+    /// Something has ever arrived.
+    reached: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -165,9 +176,11 @@ impl Network {
                 sent: 0,
                 delivered: 0,
                 next_port: 1024,
+                answered: 0,
             }),
             sooner: Notify::new(),
             delivery: Notify::new(),
+            answer: Notify::new(),
             trace,
         })
     }
@@ -289,6 +302,13 @@ impl Network {
         }
     }
 
+    /// Waits until a new socket hears from the server for the first time: a
+    /// session begins or is resumed there. The host that it is on.
+    pub async fn answered(&self) -> u8 {
+        self.answer.notified().await;
+        self.lock().answered
+    }
+
     /// Datagrams sent and delivered.
     pub fn counts(&self) -> (u64, u64) {
         let state = self.lock();
@@ -401,6 +421,10 @@ impl Network {
             match state.inboxes.get_mut(&socket) {
                 Some(inbox) if inbox.datagrams.len() < INBOX_MAX => {
                     state.delivered += 1;
+                    if !std::mem::replace(&mut inbox.reached, true) && way == Way::Down {
+                        state.answered = host_number(client.ip());
+                        self.answer.notify_waiters();
+                    }
                     inbox.datagrams.push_back((from, bytes));
                     wakers.extend(inbox.waker.take());
                 }
@@ -442,9 +466,7 @@ impl Road {
             return *public;
         }
         self.next_public += 1;
-        let IpAddr::V4(host) = inside.ip() else { unreachable!("hosts have IPv4") };
-        let [_, _, _, host] = host.octets();
-        let ip = Ipv4Addr::new(198, 51, host, self.place);
+        let ip = Ipv4Addr::new(198, 51, host_number(inside.ip()), self.place);
         let public = SocketAddr::new(ip.into(), self.next_public);
         self.public.insert(inside, public);
         self.inside.insert(public, inside);
@@ -469,7 +491,7 @@ impl World for Plug {
         }
         state.sent += 1;
         let generation = state.sent;
-        let inbox = Inbox { generation, datagrams: VecDeque::new(), waker: None };
+        let inbox = Inbox { generation, datagrams: VecDeque::new(), waker: None, reached: false };
         state.inboxes.insert(addr, inbox);
         Ok(Arc::new(Bound { network: self.0.clone(), addr, generation }))
     }

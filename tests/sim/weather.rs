@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use evermux::Side;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::dice::Dice;
 use crate::network::{BOTH_WAYS, Conditions, Gate, Way};
@@ -87,16 +87,19 @@ impl Weather {
         for _ in 0..faults {
             sleep(self.dice.pick_millis(5..10_000)).await;
             let fault = Fault::draw(&mut self.dice);
-            if self.dice.chance(400) {
-                self.aim().await;
+            let mut host = self.dice.choose(&self.hosts);
+            match self.dice.pick(0..10) {
+                0..3 => self.when_detached().await,
+                3..5 => host = self.when_answered(host).await.unwrap_or(host),
+                _ => {}
             }
             *self.blown.entry(fault).or_default() += 1;
-            self.strike(fault).await;
+            self.strike(fault, host).await;
         }
     }
 
-    /// Waits until a resume is under way, or for a while.
-    async fn aim(&mut self) {
+    /// Waits until a client has lost its link, or for a while.
+    async fn when_detached(&mut self) {
         let down = |world: &World| {
             let clients = world.watch.pairs().into_iter().filter_map(|p| p.session(Side::Client));
             clients.map(|session| session.link()).any(|link| !link.is_attached())
@@ -107,6 +110,18 @@ impl Weather {
         }
         // An attempt waits for its turn, and takes two round trips.
         sleep(Duration::from_millis(self.dice.pick(1..800))).await;
+    }
+
+    /// Sends the clients to another network, and waits until the server has
+    /// answered one of them there, and a moment longer: now its claim is under
+    /// way, or the answer. Or for a while.
+    async fn when_answered(&mut self, host: u8) -> Option<u8> {
+        let Self { world, dice, .. } = self;
+        world.network.set_gate_of_sockets(host, Gate::Closed);
+        reconnect(world, Side::Client, dice).await;
+        let host = timeout(Duration::from_secs(10), world.network.answered()).await.ok()?;
+        sleep(Duration::from_millis(dice.pick_log(1..200))).await;
+        Some(host)
     }
 
     /// Conditions of any kind; the round trip takes 10 ms or more.
@@ -123,10 +138,9 @@ impl Weather {
         }
     }
 
-    async fn strike(&mut self, fault: Fault) {
+    async fn strike(&mut self, fault: Fault, host: u8) {
         let Self { world, hosts, dice, .. } = self;
         let network = &world.network;
-        let host = dice.choose(hosts);
         let ways = dice.choose(&[&BOTH_WAYS[..], &[Way::Up], &[Way::Down]]);
         // From hardly noticed to far beyond every timeout but QUIC's own.
         let lasting = dice.pick_millis(20..45_000);
@@ -153,7 +167,10 @@ impl Weather {
                 network.set_gate_of_sockets(host, Gate::Holding);
                 sleep(dice.pick_millis(1..500)).await;
                 network.set_gate_of_sockets(host, Gate::Closed);
-                sleep(dice.pick_millis(500..20_000)).await;
+                // Often when a client has given its attempt up, and a server has
+                // not yet.
+                let later = if dice.chance(500) { 500..20_000 } else { 5_500..10_000 };
+                sleep(dice.pick_millis(later)).await;
                 network.release_sockets(host);
             }
             Fault::Roam => {
@@ -161,25 +178,14 @@ impl Weather {
                 if dice.chance(500) {
                     network.renumber(host, false);
                 }
-                for pair in world.watch.pairs() {
-                    if let Some(session) = pair.session(Side::Client) {
-                        let at_most = Instant::now() + dice.pick_millis(1..200);
-                        let _ = tokio::time::timeout_at(at_most, session.reconnect()).await;
-                    }
-                }
+                reconnect(world, Side::Client, dice).await;
             }
             Fault::Conditions => {
                 network.pave(host, Self::conditions(dice), Self::conditions(dice));
             }
             Fault::Reconnect => {
                 let side = dice.choose(&[Side::Client, Side::Server]);
-                for pair in world.watch.pairs() {
-                    if let Some(session) = pair.session(side).filter(|_| dice.chance(500)) {
-                        // The future may be dropped: the reconnect goes on.
-                        let at_most = Instant::now() + dice.pick_millis(1..2_000);
-                        let _ = tokio::time::timeout_at(at_most, session.reconnect()).await;
-                    }
-                }
+                reconnect(world, side, dice).await;
             }
             Fault::Sleep => {
                 world.trace.note(format_args!("asleep for {lasting:?}"));
@@ -190,6 +196,17 @@ impl Weather {
                 sleep(lasting).await;
                 all(hosts, Gate::Open);
             }
+        }
+    }
+}
+
+/// The applications of a side want other connections, some of them.
+async fn reconnect(world: &World, side: Side, dice: &mut Dice) {
+    for pair in world.watch.pairs() {
+        if let Some(session) = pair.session(side).filter(|_| dice.chance(700)) {
+            // The future may be dropped: the reconnect goes on.
+            let at_most = Instant::now() + Duration::from_millis(dice.pick_log(1..2_000));
+            let _ = timeout_at(at_most, session.reconnect()).await;
         }
     }
 }
