@@ -28,6 +28,9 @@ pub enum Fault {
     /// The connections of today die, and what was under way on them arrives
     /// later, perhaps when others have long taken their place.
     Latecomers,
+    /// A claim, or the answer to it, arrives when its client has given it up and
+    /// tries again, or has made it.
+    Straggler,
     /// Another network: the connections of today die, and the client knows.
     Roam,
     /// Another place: other latency, loss, rate.
@@ -48,6 +51,7 @@ const ODDS: &[(Fault, u64)] = &[
     (Fault::Renumber, 2),
     (Fault::SlowPath, 2),
     (Fault::Latecomers, 3),
+    (Fault::Straggler, 2),
     (Fault::Roam, 3),
     (Fault::Conditions, 2),
     (Fault::Reconnect, 2),
@@ -138,7 +142,10 @@ impl Weather {
         }
     }
 
-    async fn strike(&mut self, fault: Fault, host: u8) {
+    async fn strike(&mut self, fault: Fault, mut host: u8) {
+        if fault == Fault::Straggler {
+            host = self.when_answered(host).await.unwrap_or(host);
+        }
         let Self { world, hosts, dice, .. } = self;
         let network = &world.network;
         let ways = dice.choose(&[&BOTH_WAYS[..], &[Way::Up], &[Way::Down]]);
@@ -167,10 +174,15 @@ impl Weather {
                 network.set_gate_of_sockets(host, Gate::Holding);
                 sleep(dice.pick_millis(1..500)).await;
                 network.set_gate_of_sockets(host, Gate::Closed);
-                // Often when a client has given its attempt up, and a server has
-                // not yet.
-                let later = if dice.chance(500) { 500..20_000 } else { 5_500..10_000 };
-                sleep(dice.pick_millis(later)).await;
+                sleep(dice.pick_millis(500..20_000)).await;
+                network.release_sockets(host);
+            }
+            Fault::Straggler => {
+                network.set_gate_of_sockets(host, Gate::Holding);
+                sleep(dice.pick_millis(1..500)).await;
+                network.set_gate_of_sockets(host, Gate::Closed);
+                let _ = timeout(Duration::from_secs(20), network.answered()).await;
+                sleep(Duration::from_millis(dice.pick_log(1..2_000))).await;
                 network.release_sockets(host);
             }
             Fault::Roam => {
