@@ -10,6 +10,8 @@ use evermux::{
     SessionId, Side,
 };
 
+use tokio::time::Instant;
+
 use crate::ledger::Process;
 use crate::trace::Trace;
 
@@ -257,13 +259,14 @@ impl Watch {
 pub async fn follow(mut events: Events, side: Side, id: SessionId, trace: Trace) -> u64 {
     let (mut attached, mut resumes) = (Some(Epoch::FIRST), 0);
     let mut last = Epoch::FIRST;
+    let mut since = Instant::now();
     while let Some(event) = events.next().await {
         trace.note(format_args!("{side:?} of {id}: {event:?}"));
         match event {
             SessionEvent::Attached { epoch, .. } => assert_eq!(epoch, Epoch::FIRST),
             SessionEvent::Detached { epoch, .. } => {
                 assert_eq!(attached, Some(epoch), "another connection was lost than was there");
-                attached = None;
+                (attached, since) = (None, Instant::now());
             }
             SessionEvent::Resumed { epoch, .. } => {
                 assert_eq!(attached, None, "two connections at once");
@@ -272,7 +275,13 @@ pub async fn follow(mut events: Events, side: Side, id: SessionId, trace: Trace)
                 resumes += 1;
             }
             SessionEvent::Lagged { missed, .. } => panic!("{missed} events missed"),
-            SessionEvent::Closed { .. } => return resumes,
+            SessionEvent::Closed { error, .. } => {
+                if let SessionError::Expired { linger } = error {
+                    let away = since.elapsed();
+                    assert!(away >= linger, "expired {away:?} after its link, not {linger:?}");
+                }
+                return resumes;
+            }
             _ => {}
         }
     }
