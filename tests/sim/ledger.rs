@@ -113,6 +113,9 @@ pub struct Totals {
     pub delivered: u64,
     pub directions: u64,
     pub ends: u64,
+    /// Bytes missing, and bytes too many, in streams whose end was seen.
+    pub lost: u64,
+    pub doubled: u64,
 }
 
 /// All directions of a run.
@@ -143,8 +146,18 @@ impl Ledger {
         self.entries.lock().unwrap().entry(key).or_insert_with(make).clone()
     }
 
+    /// The totals so far. What is lost and doubled is counted here once more, over
+    /// the streams whose end was seen, apart from what was checked on the way.
     pub fn totals(&self) -> Totals {
-        *self.totals.lock().unwrap()
+        let mut totals = *self.totals.lock().unwrap();
+        for entry in self.entries.lock().unwrap().values() {
+            let direction = entry.lock();
+            if direction.reading == Reading::Eof {
+                totals.lost += direction.written.saturating_sub(direction.read);
+                totals.doubled += direction.read.saturating_sub(direction.written);
+            }
+        }
+        totals
     }
 
     /// What readers wait for although it was written: how far they have come.

@@ -1,5 +1,83 @@
 //! A deterministic simulation: real quinn endpoints on a network in memory, in
 //! virtual time, on one thread, with faults from a seed.
+//!
+//! ```text
+//! EVERMUX_SIM_SEEDS=20000 cargo test --release --test sim -- --nocapture
+//! ```
+//!
+//! runs so many seeds, from `EVERMUX_SIM_FIRST_SEED` on (0 if it is not set). A run
+//! that fails says why, prints the end of its course, and the command that plays
+//! it once more; with `EVERMUX_SIM_TRACE=1` the course is printed in any case.
+//!
+//! # How it is built
+//!
+//! - [`world`] makes a world from a seed, plays a run in it, and sees that nothing
+//!   is left: no task, no socket.
+//! - [`network`] carries datagrams; [`trace`] keeps what happened; all chance comes
+//!   from [`dice`].
+//! - [`ledger`] is the oracle for bytes: what each reader may be given, and what it
+//!   must be. [`watch`] looks at budgets, epochs and offsets each time something was
+//!   delivered.
+//! - [`random`] is a run of anything: [`pipes`] are used, cancelled, reset and
+//!   dropped while the [`weather`] blows; then the network is healed for good, and
+//!   everything that is owed must come within a stated time. [`seeds`] makes many
+//!   such runs.
+//! - [`situations`] are the nineteen of the design, each by name, swept over the
+//!   moments at which they can happen.
+//!
+//! # To add a fault
+//!
+//! Add a variant to [`weather::Fault`], a line to `ODDS` that says how often it
+//! comes, and an arm to `strike` that does it with what [`network::Network`] has:
+//!
+//! ```text
+//! Fault::DeadUplink => {
+//!     network.set_gate(host, Way::Up, Gate::Closed);
+//!     sleep(lasting).await;
+//!     network.set_gate(host, Way::Up, Gate::Open);
+//! }
+//! ```
+//!
+//! # To add a situation
+//!
+//! A test in [`situations`] that plays in a world of its own:
+//!
+//! ```text
+//! #[test]
+//! fn the_uplink_dies() {
+//!     play_all(0..20, |world, seed| async move {
+//!         world.network.pave(1, Conditions::default(), Conditions::default());
+//!         let server = world.server(quick(), |_| {});
+//!         let client = world.client(1, quick(), |_| {});
+//!         let (ours, theirs) = world.session(&client, &server).await;
+//!         // …and what must hold.
+//!     });
+//! }
+//! ```
+//!
+//! # What makes it deterministic, and where that ends
+//!
+//! quinn is deterministic once its clock, its sockets, its tasks and its random
+//! numbers are: tokio's paused clock on one thread, `AsyncUdpSocket`,
+//! `EndpointConfig::rng_seed`, and connection ids and reset keys made from the same
+//! source. Beyond that it took
+//!
+//! - a certificate with an Ed25519 key: the length of an ECDSA signature is chance;
+//!   the bytes of a TLS handshake differ from run to run anyhow, only their lengths
+//!   and times are part of a course;
+//! - ordered maps wherever the crate walks over one;
+//! - no `watch` channel of tokio's where several tasks wait: it wakes them in an
+//!   order drawn from a generator that no seed reaches.
+//!
+//! What it cannot do: give two hosts different clocks (there is one: when it jumps,
+//! all machines have slept); lose a server's memory but not its sessions (they live
+//! in the process: a server that stands still is `ServerFreeze`); see what the
+//! operating system does (segmentation offload, ECN, a full disk, two threads at
+//! once: for the last, there is `src/interleavings`). Timers fire on whole
+//! milliseconds, as tokio's do.
+
+use std::env;
+use std::process::Command;
 
 mod dice;
 mod ledger;
@@ -39,4 +117,20 @@ fn the_same_seed_takes_the_same_course() {
         let hashes = [(); 2].map(|()| seeds::run(seed, false).hash);
         assert_eq!(hashes[0], hashes[1], "seed {seed}");
     }
+}
+
+/// Another process has other addresses in memory, and other seeds in its hash maps.
+#[test]
+fn the_same_seed_takes_the_same_course_in_another_process() {
+    let seed = 16;
+    let output = Command::new(env::current_exe().expect("our own path"))
+        .args(["any_run_ends_well", "--exact", "--nocapture"])
+        .envs([("EVERMUX_SIM_SEEDS", "1"), ("EVERMUX_SIM_TRACE", "1")])
+        .env("EVERMUX_SIM_FIRST_SEED", seed.to_string())
+        .output()
+        .expect("it runs");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let here = format!("seed {seed}: course {:016x}", seeds::run(seed, false).hash);
+    let there = printed.lines().find(|line| line.contains("course")).unwrap_or(&printed);
+    assert!(printed.contains(&here), "{here} here, but there {there}");
 }

@@ -54,6 +54,9 @@ pub struct Report {
     pub delivered: u64,
     /// Ends of streams that were seen after all of their bytes.
     pub ends: u64,
+    /// Bytes that are missing, and that came twice, in those.
+    pub lost: u64,
+    pub doubled: u64,
     pub datagrams: u64,
 }
 
@@ -208,6 +211,7 @@ pub async fn play(world: World, seed: u64) -> Report {
     report.pipes = totals.directions / 2;
     report.delivered = totals.delivered;
     report.ends = totals.ends;
+    (report.lost, report.doubled) = (totals.lost, totals.doubled);
     report.faults = weather.blown;
     report.datagrams = world.network.counts().0;
     report

@@ -101,6 +101,8 @@ impl Summary {
         sum.killed += report.killed;
         sum.delivered += report.delivered;
         sum.ends += report.ends;
+        sum.lost += report.lost;
+        sum.doubled += report.doubled;
         sum.datagrams += report.datagrams;
         self.runs += 1;
         self.lasted += lasted;
@@ -117,14 +119,14 @@ impl Summary {
 }
 
 impl fmt::Display for Summary {
-    /// A byte lost or doubled ends everything before it comes to this.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { sessions, pipes, resumes, delivered, ends, datagrams, .. } = &self.sum;
+        let Report { sessions, pipes, resumes, delivered, ends, lost, doubled, datagrams, .. } =
+            &self.sum;
         write!(
             f,
             "{} runs, {} faults, {:.1} virtual hours, {sessions} sessions, {pipes} pipes, {resumes} \
-             resumes, {datagrams} datagrams, {ends} ends of streams, {delivered} bytes delivered, 0 \
-             lost, 0 doubled, {:.1} runs per wall second",
+             resumes, {datagrams} datagrams, {ends} ends of streams, {delivered} bytes delivered, \
+             {lost} lost, {doubled} doubled, {:.1} runs per wall second",
             self.runs,
             self.faults(),
             self.lasted.as_secs_f64() / 3600.0,
