@@ -7,6 +7,7 @@ mod network;
 mod pipes;
 mod random;
 mod seeds;
+mod situations;
 mod trace;
 mod watch;
 mod weather;

@@ -90,6 +90,8 @@ pub struct Network {
     sooner: Notify,
     /// Something was delivered.
     pub delivery: Notify,
+    /// The same, for those who count.
+    counted: Notify,
     pub trace: Trace,
 }
 
@@ -141,6 +143,8 @@ struct Road {
     /// Where the host is: part of its public addresses.
     place: u8,
     next_public: u16,
+    /// Datagrams that arrived at either end.
+    delivered: u64,
 }
 
 #[derive(Debug)]
@@ -168,6 +172,7 @@ impl Network {
             }),
             sooner: Notify::new(),
             delivery: Notify::new(),
+            counted: Notify::new(),
             trace,
         })
     }
@@ -209,6 +214,7 @@ impl Network {
                     sockets: BTreeMap::new(),
                     place: 0,
                     next_public: 0,
+                    delivered: 0,
                 };
                 state.roads.insert(host_addr(host), road);
             }
@@ -293,6 +299,29 @@ impl Network {
     pub fn counts(&self) -> (u64, u64) {
         let state = self.lock();
         (state.sent, state.delivered)
+    }
+
+    /// Waits until so many more datagrams have arrived on the road of `host`, in
+    /// either way; no time passes between the last of them and the return. What
+    /// becomes of those on their way then becomes of all that their receivers
+    /// would have answered: so one count after the other, these are all the
+    /// moments that differ.
+    pub async fn delivered(&self, host: u8, datagrams: u64) {
+        let so_far = || self.lock().road(host).map_or(0, |road| road.delivered);
+        let goal = so_far() + datagrams;
+        loop {
+            // Made before the look: nothing is missed.
+            let counted = self.counted.notified();
+            if so_far() >= goal {
+                return;
+            }
+            counted.await;
+        }
+    }
+
+    /// Datagrams that wait at the gates of the road of `host`.
+    pub fn held(&self, host: u8) -> usize {
+        self.lock().road(host).map_or(0, |road| road.up.held.len() + road.down.held.len())
     }
 
     /// Sockets that are open.
@@ -384,7 +413,7 @@ impl Network {
         while let Some(first) = state.under_way.first_entry().filter(|e| e.key().0 <= now) {
             let Datagram { number, from, to, client, way, late, bytes } = first.remove();
             let lose = |why| self.lose(number, from, to, &bytes, why);
-            let Some(road) = state.roads.get(&client.ip()) else { continue };
+            let Some(road) = state.roads.get_mut(&client.ip()) else { continue };
             if road.sockets.get(&client) == Some(&Gate::Closed) && !late {
                 lose("cut off under way");
                 continue;
@@ -401,6 +430,7 @@ impl Network {
             match state.inboxes.get_mut(&socket) {
                 Some(inbox) if inbox.datagrams.len() < INBOX_MAX => {
                     state.delivered += 1;
+                    road.delivered += 1;
                     inbox.datagrams.push_back((from, bytes));
                     wakers.extend(inbox.waker.take());
                 }
@@ -411,6 +441,7 @@ impl Network {
         drop(guard);
         wakers.into_iter().for_each(Waker::wake);
         self.delivery.notify_one();
+        self.counted.notify_waiters();
     }
 
     fn lose(&self, number: u64, from: SocketAddr, to: SocketAddr, bytes: &[u8], why: &str) {
