@@ -156,6 +156,10 @@ struct Lane {
     busy_until: Instant,
 }
 
+/// Sockets that nothing reaches.
+#[derive(Debug)]
+pub struct Unplugged(BTreeMap<SocketAddr, Inbox>);
+
 impl Network {
     pub fn new(mut dice: Dice, trace: Trace) -> Arc<Self> {
         let random = dice.fork();
@@ -279,9 +283,19 @@ impl Network {
 
     /// The sockets of a process that was killed: nothing that they still send
     /// gets anywhere, and their addresses are free.
-    pub fn unplug(&self, ip: IpAddr) {
+    pub fn unplug(&self, ip: IpAddr) -> Unplugged {
         self.trace.note(format_args!("{ip}: killed"));
-        self.lock().inboxes.retain(|addr, _| addr.ip() != ip);
+        let inboxes = std::mem::take(&mut self.lock().inboxes);
+        let (unplugged, left) = inboxes.into_iter().partition(|(addr, _)| addr.ip() == ip);
+        self.lock().inboxes = left;
+        Unplugged(unplugged)
+    }
+
+    /// The process was not killed after all: only, its address was not its own
+    /// for a while.
+    pub fn plug_in(&self, sockets: Unplugged) {
+        self.trace.note(format_args!("plugged in: {:?}", sockets.0.keys()));
+        self.lock().inboxes.extend(sockets.0);
     }
 
     /// All gates open, no loss, good conditions: for good. Sockets that were cut

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use evermux::{Epoch, SessionError, Side};
+use evermux::{DialError, Epoch, SessionError, SessionEvent, Side};
 use tokio::join;
 use tokio::time::{Instant, sleep};
 
 use super::stage::{HOST, SIDES, Stage, at_every_moment};
-use crate::network::Gate;
+use crate::network::{Gate, SERVER};
 use crate::watch::Cause;
 use crate::world;
 
@@ -79,6 +79,40 @@ fn situation_15_a_net_that_leads_nowhere_is_tried_until_it_leads_to_the_server_a
             kinds[0]
         };
         let ((), kind) = stage.during(moment, acts, nowhere).await;
+        stage.end().await;
+        kind
+    });
+}
+
+#[test]
+fn situation_15_somebody_else_at_the_servers_address_says_nothing_that_counts() {
+    let kinds = ["in full swing"];
+    at_every_moment("a portal", (0..).step_by(3), &kinds, |world, moment| async move {
+        let stage = Stage::new(&world).await;
+        let (mut one, mut two) = stage.pipe(Side::Client).await;
+        let acts = async {
+            join!(one.exchange(50_000), two.exchange(50_000));
+        };
+        let portal = async {
+            let away = world.network.unplug(SERVER.ip());
+            let portal = world.impostor();
+            let mut events = stage.ours.events();
+            // It is asked again and again, and its answers are not believed.
+            let mut answers = 0;
+            while answers < 3 {
+                let event = events.next().await.expect("a live session");
+                let answer =
+                    matches!(event, SessionEvent::Resuming { last: Some(DialError::Tls(_)), .. });
+                answers += u32::from(answer);
+            }
+            portal.shutdown(Duration::from_secs(5)).await;
+            drop(portal);
+            stage.until(|| !world.network.open_sockets().contains(&SERVER)).await;
+            world.network.plug_in(away);
+            stage.one_connection(Epoch::FIRST).await;
+            kinds[0]
+        };
+        let ((), kind) = stage.during(moment, acts, portal).await;
         stage.end().await;
         kind
     });

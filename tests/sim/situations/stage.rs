@@ -95,15 +95,14 @@ impl Stage {
         let server = world.server(session.clone(), change);
         let client = world.client(HOST, session, |_| {});
         let (ours, theirs) = world.session(&client, &server).await;
-        // What a situation is about beyond these it checks itself.
+        // The largest that any situation has, which are the defaults.
         let bounds = Bounds { replay_capacity: 16 << 20, replay_budget: 64 << 20 };
         let mut following = JoinSet::new();
-        for session in [&ours, &theirs] {
-            world.watch.add(session, bounds);
+        let [pair, _] = [&ours, &theirs].map(|session| {
             let trace = world.trace.clone();
             following.spawn(follow(session.events(), session.side(), session.id(), trace));
-        }
-        let pair = world.watch.add(&ours, bounds);
+            world.watch.add(session, bounds)
+        });
         Self { world: world.clone(), server, ours, theirs, pair, _client: client, following }
     }
 
