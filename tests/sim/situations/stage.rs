@@ -33,6 +33,10 @@ const INSTANT: Duration = Duration::from_millis(1);
 /// this time: a dead link is noticed, an attempt fails, the next one does not.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// No situation takes so long; a run that is stuck would go on probing its link
+/// for a whole virtual day.
+const ENOUGH: Duration = Duration::from_secs(1200);
+
 /// Plays a situation once for each moment, until `play` gives `None`: it was all
 /// over before the moment came. What it gives else is what the moment was good
 /// for; `kinds` are those that must be among them, so that the sweep is known to
@@ -46,9 +50,14 @@ pub fn at_every_moment<F, Fut>(
     F: Fn(World, u64) -> Fut,
     Fut: Future<Output = Option<&'static str>>,
 {
-    let mut met = BTreeMap::<_, u64>::new();
+    let (play, mut met) = (&play, BTreeMap::<_, u64>::new());
     for moment in moments {
-        let run = |readable| world::run(moment, readable, |world| play(world, moment));
+        let run = |readable| {
+            world::run(moment, readable, |world| async move {
+                let in_time = timeout(ENOUGH, play(world.clone(), moment)).await;
+                in_time.unwrap_or_else(|_| panic!("stuck:\n{}", world.ledger.unfinished()))
+            })
+        };
         match run(false).result {
             Ok(Some(kind)) => *met.entry(kind).or_default() += 1,
             Ok(None) => break,
