@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use evermux::{ReadError, SessionConfig, SessionError, Side, WriteError};
 use tokio::join;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::actors::End;
@@ -160,18 +161,33 @@ fn situation_14_at_the_end_of_the_linger_time_everybody_gets_one_error_and_all_m
         let case = format!("{side:?} writes");
         at_every_moment(&case, 0..25, &[], |world, moment| async move {
             let mut stage = scarce_stage(&world).await;
-            let (mut stuck, _idle) = stage.pipe(side).await;
-            let (mut one, mut two) = stage.pipe(side).await;
+            let (stuck, _idle) = stage.pipe(side).await;
+            let (one, two) = stage.pipe(side).await;
             stage.pair.may_end(Cause::Forgotten);
             let told = |side| match side {
                 Side::Client => SessionError::UnknownSession,
                 Side::Server => SessionError::Expired { linger: LINGER },
             };
             let (here, there) = (told(side), told(side.peer()));
-            let acts = async {
-                let written = stuck.writer.write(10 * BUDGET).await;
-                assert_eq!(written, Err(WriteError::Session(here.clone())));
-            };
+            // Each in a task of its own: nobody is woken with somebody else.
+            let mut waiting = JoinSet::new();
+            let ends = [(stuck, 10 * BUDGET, &here), (one, 0, &here), (two, 0, &there)];
+            for (end, bytes, told) in ends {
+                let End { mut reader, mut writer } = end;
+                let error = ReadError::from(told.clone());
+                waiting.spawn(async move { assert_eq!(reader.read_to(1).await, Err(error)) });
+                let error = WriteError::from(told.clone());
+                waiting.spawn(async move {
+                    let written = writer.write(bytes).await;
+                    assert!(bytes == 0 || written == Err(error.clone()), "{written:?}");
+                    assert_eq!(writer.error().await, error);
+                });
+            }
+            let session = stage.session(side).clone();
+            waiting.spawn(async move {
+                assert_eq!(session.accept_pipe().await.unwrap_err(), here);
+            });
+            let acts = waiting.join_all();
             let outage = async {
                 stage.set_gates(Gate::Closed);
                 let expired = stage.theirs.closed().await;
@@ -180,21 +196,7 @@ fn situation_14_at_the_end_of_the_linger_time_everybody_gets_one_error_and_all_m
                 stage.set_gates(Gate::Open);
                 "in between"
             };
-            let waiters = async {
-                let read = |read: Result<(), ReadError>| read.unwrap_err();
-                join!(
-                    async { assert_eq!(read(stuck.reader.read_to(1).await), here.clone().into()) },
-                    async { assert_eq!(read(one.reader.read_to(1).await), here.clone().into()) },
-                    async { assert_eq!(read(two.reader.read_to(1).await), there.clone().into()) },
-                    async { assert_eq!(two.writer.error().await, there.clone().into()) },
-                    async { assert_eq!(one.writer.error().await, here.clone().into()) },
-                    async {
-                        let accepted = stage.session(side).accept_pipe().await;
-                        assert_eq!(accepted.unwrap_err(), here);
-                    },
-                );
-            };
-            let ((), ((), kind)) = join!(waiters, stage.during(moment, acts, outage));
+            let (_, kind) = stage.during(moment, acts, outage).await;
             stage.nothing_left().await;
             kind
         });
