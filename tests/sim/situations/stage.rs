@@ -37,6 +37,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// for a whole virtual day.
 const ENOUGH: Duration = Duration::from_secs(1200);
 
+/// No situation has so many moments: if it is never over before the moment comes,
+/// then only the fault has it go on.
+const TOO_MANY: u64 = 1000;
+
 /// Plays a situation once for each moment, until `play` gives `None`: it was all
 /// over before the moment came. What it gives else is what the moment was good
 /// for; `kinds` are those that must be among them, so that the sweep is known to
@@ -52,6 +56,7 @@ pub fn at_every_moment<F, Fut>(
 {
     let (play, mut met) = (&play, BTreeMap::<_, u64>::new());
     for moment in moments {
+        assert!(moment < TOO_MANY, "{case}: never over, whatever the moment");
         let run = |readable| {
             world::run(moment, readable, |world| async move {
                 let in_time = timeout(ENOUGH, play(world.clone(), moment)).await;
