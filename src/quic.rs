@@ -18,14 +18,14 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionError, VarInt};
+use quinn::{AsyncUdpSocket, ConnectionError, Runtime, VarInt};
 use quinn_proto::RttEstimator;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -240,11 +240,24 @@ impl Connection {
 
     /// Ends the connection; what is under way is lost.
     pub(crate) fn close(&self, code: LinkCode, reason: &[u8]) {
-        let controller = self.0.congestion_state().into_any();
-        if let Ok(controller) = controller.downcast::<Courteous>() {
-            controller.leaving.store(true, Ordering::Relaxed);
+        if let Some(courtesy) = self.courtesy() {
+            courtesy.leaving.store(true, Ordering::Relaxed);
         }
         self.0.close(varint(code.to_wire()), reason);
+    }
+
+    /// Lets one more packet out than the congestion window allows, as QUIC's own
+    /// probes are (RFC 9002 section 7.5): after an outage the window is full of
+    /// packets that are lost, and only the answer to a new one shows that.
+    pub(crate) fn nudge(&self) {
+        if let Some(courtesy) = self.courtesy() {
+            courtesy.credit.fetch_add(NUDGE, Ordering::Relaxed);
+        }
+    }
+
+    fn courtesy(&self) -> Option<Arc<Courtesy>> {
+        let controller = self.0.congestion_state().into_any();
+        controller.downcast::<Courteous>().ok().map(|controller| controller.courtesy)
     }
 
     pub(crate) fn remote_addr(&self) -> SocketAddr {
@@ -278,7 +291,19 @@ impl Connection {
 
 /// A client's socket: one for each dial, so that a broken path is not reused.
 #[derive(Clone, Debug)]
-pub(crate) struct Dialler(quinn::Endpoint);
+pub(crate) struct Dialler {
+    endpoint: quinn::Endpoint,
+    socket: Arc<dyn AsyncUdpSocket>,
+    binding: Arc<Binding>,
+}
+
+/// How a client's socket was made, to make another like it.
+#[derive(Debug)]
+struct Binding {
+    local: SocketAddr,
+    transport: Transport,
+    environment: Environment,
+}
 
 impl Dialler {
     /// A fresh socket of the family of `remote`.
@@ -294,7 +319,28 @@ impl Dialler {
         };
         let local = local.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any);
         let config = quinn::EndpointConfig::default();
-        endpoint(environment, config, None, SocketAddr::new(local, 0), transport).map(Self)
+        let local = SocketAddr::new(local, 0);
+        let socket = bind(environment, local, transport)?;
+        let endpoint = endpoint(environment, config, None, socket.clone())?;
+        let (transport, environment) = (transport.clone(), environment.clone());
+        let binding = Arc::new(Binding { local, transport, environment });
+        Ok(Self { endpoint, socket, binding })
+    }
+
+    /// Has every connection send something right now, however long its loss timer
+    /// has backed off. The connection takes another connection id if it has one.
+    pub(crate) fn kick(&self) {
+        // To the same socket: nothing changes but that quinn pings.
+        let _ = self.endpoint.rebind_abstract(self.socket.clone());
+    }
+
+    /// Moves to a fresh socket, and has every connection send something from there:
+    /// a migration (RFC 9000 section 9). What still comes to the old socket is heard
+    /// until something comes to the new one.
+    pub(crate) fn migrate(&mut self) -> io::Result<()> {
+        let Binding { local, transport, environment } = &*self.binding;
+        self.socket = bind(environment, *local, transport)?;
+        self.endpoint.rebind_abstract(self.socket.clone())
     }
 
     pub(crate) async fn connect(
@@ -307,7 +353,7 @@ impl Dialler {
         let mut quic = config.config.clone();
         quic.transport_config(Arc::new(config.transport.to_quinn(last_rtt)));
         let connecting =
-            self.0.connect_with(quic, remote, server_name).map_err(|error| match error {
+            self.endpoint.connect_with(quic, remote, server_name).map_err(|error| match error {
                 quinn::ConnectError::InvalidServerName(name) => DialFailed::ServerName(name),
                 quinn::ConnectError::InvalidRemoteAddress(_) => DialFailed::Address,
                 other => DialFailed::Lost(Lost::Transport(other.to_string())),
@@ -317,7 +363,7 @@ impl Dialler {
 
     /// Waits until all connections have said goodbye.
     pub(crate) async fn wait_idle(&self) {
-        self.0.wait_idle().await;
+        self.endpoint.wait_idle().await;
     }
 }
 
@@ -386,7 +432,8 @@ impl Listener {
             })
             .min_reset_interval(RESET_INTERVAL);
 
-        endpoint(environment, config, Some(server), local, transport)
+        bind(environment, local, transport)
+            .and_then(|socket| endpoint(environment, config, Some(server), socket))
             .map(Self)
             .map_err(|source| BindError::Socket { local, source: Arc::new(source) })
     }
@@ -453,7 +500,7 @@ impl Transport {
     }
 }
 
-/// CUBIC that does not stand in the way of a farewell.
+/// CUBIC that does not stand in the way of a farewell, nor of a sign of life.
 ///
 /// While stream data waits, quinn holds CONNECTION_CLOSE back for the congestion
 /// window, and once closed it takes no acks that would open it: in the middle of
@@ -461,16 +508,28 @@ impl Transport {
 /// `poll_transmit`). Of the data nothing is sent any more.
 struct Courteous {
     inner: Box<dyn Controller>,
-    /// The connection is being closed; shared by all clones.
-    leaving: Arc<AtomicBool>,
+    /// Shared by all clones.
+    courtesy: Arc<Courtesy>,
 }
+
+#[derive(Debug, Default)]
+struct Courtesy {
+    /// The connection is being closed.
+    leaving: AtomicBool,
+    /// Bytes that may be in flight beyond the window, until something is
+    /// acknowledged.
+    credit: AtomicU64,
+}
+
+/// One packet of any size that quinn makes.
+const NUDGE: u64 = 1500;
 
 struct CourteousFactory;
 
 impl ControllerFactory for CourteousFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = Arc::new(CubicConfig::default()).build(now, current_mtu);
-        Box::new(Courteous { inner, leaving: Arc::default() })
+        Box::new(Courteous { inner, courtesy: Arc::default() })
     }
 }
 
@@ -487,6 +546,7 @@ impl Controller for Courteous {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.courtesy.credit.store(0, Ordering::Relaxed);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -516,7 +576,10 @@ impl Controller for Courteous {
 
     fn window(&self) -> u64 {
         // Beyond 32 bits it is not paced either.
-        if self.leaving.load(Ordering::Relaxed) { u64::MAX } else { self.inner.window() }
+        if self.courtesy.leaving.load(Ordering::Relaxed) {
+            return u64::MAX;
+        }
+        self.inner.window().saturating_add(self.courtesy.credit.load(Ordering::Relaxed))
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -524,7 +587,7 @@ impl Controller for Courteous {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), leaving: self.leaving.clone() })
+        Box::new(Self { inner: self.inner.clone_box(), courtesy: self.courtesy.clone() })
     }
 
     fn initial_window(&self) -> u64 {
@@ -569,22 +632,37 @@ fn varint(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
 }
 
+/// A socket as quinn uses it.
+fn bind(
+    environment: &Environment,
+    local: SocketAddr,
+    transport: &Transport,
+) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = &environment.world {
+        return simulated::bind(&**world, local);
+    }
+    #[cfg(not(feature = "simulation"))]
+    let _ = environment;
+    quinn::TokioRuntime.wrap_udp_socket(udp_socket(local, transport.socket_buffer)?)
+}
+
 /// An endpoint on a socket of its own.
 fn endpoint(
     environment: &Environment,
     config: quinn::EndpointConfig,
     server: Option<quinn::ServerConfig>,
-    local: SocketAddr,
-    transport: &Transport,
+    socket: Arc<dyn AsyncUdpSocket>,
 ) -> io::Result<quinn::Endpoint> {
     #[cfg(feature = "simulation")]
-    if let Some(world) = &environment.world {
-        return simulated::endpoint(&**world, config, server, local);
-    }
+    let config = match &environment.world {
+        Some(world) => simulated::seeded(&**world, config),
+        None => config,
+    };
     #[cfg(not(feature = "simulation"))]
     let _ = environment;
-    let socket = udp_socket(local, transport.socket_buffer)?;
-    quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
+    let runtime = Arc::new(quinn::TokioRuntime);
+    quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
 }
 
 fn udp_socket(local: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {

@@ -84,6 +84,7 @@ mod ledger;
 mod network;
 mod pipes;
 mod random;
+mod recovery;
 mod seeds;
 mod trace;
 mod watch;
