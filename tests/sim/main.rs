@@ -40,17 +40,25 @@
 //!
 //! # To add a situation
 //!
-//! A test in [`situations`] that plays in a world of its own:
+//! A test in [`situations`], where a server, a client and a session wait on a
+//! stage; the fault comes after the first, the second, … datagram, until that is
+//! too late. A run that fails is named with its moment, which is its seed:
 //!
 //! ```text
 //! #[test]
-//! fn the_uplink_dies() {
-//!     play_all(0..20, |world, seed| async move {
-//!         world.network.pave(1, Conditions::default(), Conditions::default());
-//!         let server = world.server(quick(), |_| {});
-//!         let client = world.client(1, quick(), |_| {});
-//!         let (ours, theirs) = world.session(&client, &server).await;
-//!         // …and what must hold.
+//! fn situation_20_the_uplink_dies() {
+//!     at_every_moment("uplink", 0.., &["in the middle"], |world, moment| async move {
+//!         let stage = Stage::new(&world).await;
+//!         let (mut one, mut two) = stage.pipe(Side::Client).await;
+//!         let dies = async {
+//!             world.network.delivered(HOST, moment).await;
+//!             world.network.set_gate(HOST, Way::Up, Gate::Closed);
+//!             sleep(Duration::from_secs(30)).await;
+//!             world.network.set_gate(HOST, Way::Up, Gate::Open);
+//!         };
+//!         join!(one.exchange(3_000), two.exchange(3_000), dies);
+//!         stage.end().await;
+//!         (moment < 50).then_some("in the middle")
 //!     });
 //! }
 //! ```
@@ -86,6 +94,7 @@ mod pipes;
 mod random;
 mod recovery;
 mod seeds;
+mod situations;
 mod trace;
 mod watch;
 mod weather;

@@ -97,6 +97,8 @@ pub struct Network {
     pub delivery: Notify,
     /// The server was heard for the first time by a socket.
     answer: Notify,
+    /// The same, for those who count.
+    counted: Notify,
     pub trace: Trace,
 }
 
@@ -152,6 +154,8 @@ struct Road {
     /// Where the host is: part of its public addresses.
     place: u8,
     next_public: u16,
+    /// Datagrams that arrived at either end.
+    delivered: u64,
 }
 
 #[derive(Debug)]
@@ -162,6 +166,10 @@ struct Lane {
     /// When what was sent so far will have passed, at the way's rate.
     busy_until: Instant,
 }
+
+/// Sockets that nothing reaches.
+#[derive(Debug)]
+pub struct Unplugged(BTreeMap<SocketAddr, Inbox>);
 
 impl Network {
     pub fn new(mut dice: Dice, trace: Trace) -> Arc<Self> {
@@ -181,6 +189,7 @@ impl Network {
             sooner: Notify::new(),
             delivery: Notify::new(),
             answer: Notify::new(),
+            counted: Notify::new(),
             trace,
         })
     }
@@ -222,6 +231,7 @@ impl Network {
                     sockets: BTreeMap::new(),
                     place: 0,
                     next_public: 0,
+                    delivered: 0,
                 };
                 state.roads.insert(host_addr(host), road);
             }
@@ -286,9 +296,19 @@ impl Network {
 
     /// The sockets of a process that was killed: nothing that they still send
     /// gets anywhere, and their addresses are free.
-    pub fn unplug(&self, ip: IpAddr) {
+    pub fn unplug(&self, ip: IpAddr) -> Unplugged {
         self.trace.note(format_args!("{ip}: killed"));
-        self.lock().inboxes.retain(|addr, _| addr.ip() != ip);
+        let inboxes = std::mem::take(&mut self.lock().inboxes);
+        let (unplugged, left) = inboxes.into_iter().partition(|(addr, _)| addr.ip() == ip);
+        self.lock().inboxes = left;
+        Unplugged(unplugged)
+    }
+
+    /// The process was not killed after all: only, its address was not its own
+    /// for a while.
+    pub fn plug_in(&self, sockets: Unplugged) {
+        self.trace.note(format_args!("plugged in: {:?}", sockets.0.keys()));
+        self.lock().inboxes.extend(sockets.0);
     }
 
     /// All gates open, no loss, good conditions: for good. Sockets that were cut
@@ -313,6 +333,29 @@ impl Network {
     pub fn counts(&self) -> (u64, u64) {
         let state = self.lock();
         (state.sent, state.delivered)
+    }
+
+    /// Waits until so many more datagrams have arrived on the road of `host`, in
+    /// either way; no time passes between the last of them and the return. What
+    /// becomes of those on their way then becomes of all that their receivers
+    /// would have answered: so one count after the other, these are all the
+    /// moments that differ.
+    pub async fn delivered(&self, host: u8, datagrams: u64) {
+        let so_far = || self.lock().road(host).map_or(0, |road| road.delivered);
+        let goal = so_far() + datagrams;
+        loop {
+            // Made before the look: nothing is missed.
+            let counted = self.counted.notified();
+            if so_far() >= goal {
+                return;
+            }
+            counted.await;
+        }
+    }
+
+    /// Datagrams that wait at the gates of the road of `host`.
+    pub fn held(&self, host: u8) -> usize {
+        self.lock().road(host).map_or(0, |road| road.up.held.len() + road.down.held.len())
     }
 
     /// Sockets that are open.
@@ -404,7 +447,7 @@ impl Network {
         while let Some(first) = state.under_way.first_entry().filter(|e| e.key().0 <= now) {
             let Datagram { number, from, to, client, way, late, bytes } = first.remove();
             let lose = |why| self.lose(number, from, to, &bytes, why);
-            let Some(road) = state.roads.get(&client.ip()) else { continue };
+            let Some(road) = state.roads.get_mut(&client.ip()) else { continue };
             if road.sockets.get(&client) == Some(&Gate::Closed) && !late {
                 lose("cut off under way");
                 continue;
@@ -425,6 +468,7 @@ impl Network {
                         state.answered = host_number(client.ip());
                         self.answer.notify_waiters();
                     }
+                    road.delivered += 1;
                     inbox.datagrams.push_back((from, bytes));
                     wakers.extend(inbox.waker.take());
                 }
@@ -435,6 +479,7 @@ impl Network {
         drop(guard);
         wakers.into_iter().for_each(Waker::wake);
         self.delivery.notify_one();
+        self.counted.notify_waiters();
     }
 
     fn lose(&self, number: u64, from: SocketAddr, to: SocketAddr, bytes: &[u8], why: &str) {

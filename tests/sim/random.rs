@@ -16,7 +16,7 @@ use evermux::{
 };
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::dice::Dice;
 use crate::network::{SERVER, host_addr};
@@ -38,6 +38,10 @@ const THROUGH: Duration = Duration::from_secs(1200);
 /// How long a session may take to end once both sides agree, or one of them has
 /// forgotten it.
 const ENDS: Duration = Duration::from_secs(60);
+
+/// How long a session may outlive its client if its linger time is short: QUIC
+/// gives the connection up (120 s), and 30 s later the server does.
+const EXPIRES: Duration = Duration::from_secs(155);
 
 /// How often somebody looks whether something is so that no event tells.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -94,6 +98,11 @@ impl Setup {
             kill_server: dice.chance(80).then(|| dice.pick_millis(100..60_000)),
             kill_client: dice.chance(80).then(|| dice.pick_millis(100..60_000)),
         }
+    }
+
+    /// Sessions may expire while their clients are only away.
+    fn linger_is_short(&self) -> bool {
+        self.linger < Duration::from_secs(600)
     }
 }
 
@@ -204,7 +213,7 @@ pub async fn play(world: World, seed: u64) -> Report {
     };
     assert!(!stuck, "not through {THROUGH:?} after the last fault:\n{}", world.ledger.unfinished());
 
-    server.shut_down(&world).await;
+    server.shut_down(&shared).await;
     let totals = world.ledger.totals();
     report.sessions = shared.sessions.load(Relaxed);
     report.resumes = shared.resumes.load(Relaxed);
@@ -286,7 +295,22 @@ impl ServerProcess {
         Self::start(shared)
     }
 
-    async fn shut_down(mut self, world: &World) {
+    /// Waits for those sessions to expire whose clients will not come back, and
+    /// shuts down.
+    async fn shut_down(mut self, shared: &Shared) {
+        let world = &shared.world;
+        // Some go on lingering: their clients were killed.
+        let lingers = |pair: &Pair| pair.is_leftover() || shared.setup.linger_is_short();
+        let mut left = world.watch.pairs();
+        let deadline = Instant::now() + EXPIRES;
+        loop {
+            left.retain(|pair| lingers(pair) && pair.session(Side::Server).is_some());
+            if left.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "not expired: {left:?}");
+            sleep(Duration::from_secs(1)).await;
+        }
         world.watch.pairs().iter().for_each(|pair| pair.may_end(Cause::GoingAway));
         self.server.shutdown(Duration::from_secs(5)).await;
         while let Some(ended) = self.accepting.join_next().await {
@@ -360,7 +384,7 @@ impl Shared {
     /// One side of a session, from its beginning to its end.
     async fn live(self: Arc<Self>, session: Session, pair: Arc<Pair>) {
         let (id, side) = (session.id(), session.side());
-        if self.setup.linger < Duration::from_secs(600) {
+        if self.setup.linger_is_short() {
             pair.may_end(Cause::Forgotten);
         }
         let mut following = JoinSet::new();

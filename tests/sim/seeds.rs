@@ -54,9 +54,19 @@ pub fn run_all(first: u64, count: u64) -> Summary {
 /// What a person needs to know of a run that failed: it is run once more, for
 /// its course.
 pub fn explain(seed: u64, reason: &str) -> String {
-    let again = run(seed, true);
+    let course = course(&seed.to_string(), reason, run(seed, true));
+    format!(
+        "seed {seed}: {course}\nto replay it:\n  \
+         EVERMUX_SIM_FIRST_SEED={seed} EVERMUX_SIM_SEEDS=1 EVERMUX_SIM_TRACE=1 \
+         cargo test --release --test sim any_run -- --nocapture\n"
+    )
+}
+
+/// Why a run failed, and the end of its course; all of it goes to a file of this
+/// name. `again`: the same run, readable.
+pub fn course<T>(name: &str, reason: &str, again: Outcome<T>) -> String {
     let course = again.trace.unwrap_or_default();
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("sim-{seed}.txt"));
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("sim-{name}.txt"));
     let kept = match fs::write(&path, &course) {
         Ok(()) => format!("the whole course is in {}", path.display()),
         Err(error) => format!("the course cannot be written to {}: {error}", path.display()),
@@ -67,11 +77,7 @@ pub fn explain(seed: u64, reason: &str) -> String {
         Err(again) if again == reason => "",
         _ => "\nIT WENT ANOTHER WAY THE SECOND TIME: the run is not deterministic",
     };
-    format!(
-        "seed {seed}: {reason}{same}\n\n{last}\n\n{kept}\nto replay it:\n  \
-         EVERMUX_SIM_FIRST_SEED={seed} EVERMUX_SIM_SEEDS=1 EVERMUX_SIM_TRACE=1 \
-         cargo test --release --test sim any_run -- --nocapture\n"
-    )
+    format!("{reason}{same}\n\n{last}\n\n{kept}")
 }
 
 /// A number from the environment.

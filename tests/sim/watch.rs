@@ -101,11 +101,14 @@ impl Pair {
     pub fn ended(&self, side: Side, error: &SessionError) {
         self.process(side).end();
         let causes = self.causes.lock().unwrap();
-        // Its client never heard of it.
-        let leftover = !self.seen.lock().unwrap()[index(Side::Client)];
-        let explained = leftover && Cause::Forgotten.explains(side, error)
+        let explained = self.is_leftover() && Cause::Forgotten.explains(side, error)
             || causes.iter().any(|cause| cause.explains(side, error));
         assert!(explained, "{side:?} of {}: \"{error}\", but all there was is {causes:?}", self.id);
+    }
+
+    /// Its client never heard of it: the connection died with the welcome on it.
+    pub fn is_leftover(&self) -> bool {
+        !self.seen.lock().unwrap()[index(Side::Client)]
     }
 
     /// The process of a side is killed: nothing will be heard of it any more.

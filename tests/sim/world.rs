@@ -29,14 +29,16 @@ const LEFTOVERS: Duration = Duration::from_secs(1000);
 /// ever comes here within a second or two.
 const EVER: Duration = Duration::from_secs(24 * 3600);
 
+static IDENTITY: LazyLock<Identity> = LazyLock::new(identity);
+
 /// Signs as many bytes every time, which ECDSA does not.
-static IDENTITY: LazyLock<Identity> = LazyLock::new(|| {
+fn identity() -> Identity {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
     let mut params = rcgen::CertificateParams::new(["localhost".into()]).expect("a name");
     params.serial_number = Some(7.into());
     let cert = params.self_signed(&key).expect("a certificate");
     Identity::from_pem(cert.pem().as_bytes(), key.serialize_pem().as_bytes()).expect("made so")
-});
+}
 
 thread_local! {
     /// What went wrong first, in a run of this thread. A panic in a task of the
@@ -157,7 +159,22 @@ pub fn quick() -> SessionConfig {
 impl World {
     /// A server with this identity and key, as every server in every world.
     pub fn server(&self, session: SessionConfig, change: impl FnOnce(&mut ServerConfig)) -> Server {
-        let mut config = ServerConfig::new(ServerTls::new(IDENTITY.clone()));
+        self.server_of(IDENTITY.clone(), session, change)
+    }
+
+    /// Somebody else at the server's address, such as a captive portal: it speaks
+    /// our language, and proves nothing.
+    pub fn impostor(&self) -> Server {
+        self.server_of(identity(), quick(), |_| {})
+    }
+
+    fn server_of(
+        &self,
+        identity: Identity,
+        session: SessionConfig,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Server {
+        let mut config = ServerConfig::new(ServerTls::new(identity));
         config.session(session).simulate(Arc::new(Plug(self.network.clone())));
         change(&mut config);
         Server::bind(SERVER, config).expect("good settings")
