@@ -135,7 +135,8 @@ struct Row(Traffic, Fault, Vec<Duration>);
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(traffic, fault, took) = self;
-        let [least, median, most] = [0, took.len() / 2, took.len() - 1].map(|i| took[i].as_millis());
+        let [least, median, most] =
+            [0, took.len() / 2, took.len() - 1].map(|i| took[i].as_millis());
         write!(f, "{traffic:?} {fault:?}: {median} ms ({least}..{most})")
     }
 }
