@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::control::{ControlError, ControlReader, ControlWriter};
 use crate::error::SessionError;
 use crate::id::{Epoch, Side};
 use crate::misbehaved::PeerMisbehaved;
-use crate::pipe::{PipeShared, Wants};
+use crate::pipe::{PipeShared, Totals, Wants};
 use crate::proto::{Accepted, Located, Outgoing};
 use crate::quic::{Connection, Dialler, RecvStream, SendStream};
 use crate::wire::{ACK_ENTRIES_MAX, Ack, Close, DecodeError, Frame, Header};
@@ -27,6 +28,9 @@ use crate::wire::{ACK_ENTRIES_MAX, Ack, Close, DecodeError, Frame, Header};
 /// How long an ack that is not urgent waits for company. QUIC delays its own as
 /// long by default (RFC 9000 section 18.2, max_ack_delay).
 const ACK_DELAY: Duration = Duration::from_millis(25);
+
+/// Without an ack for so long what the server has sent is probably lost.
+const VIGIL: Duration = Duration::from_millis(500);
 
 /// Most bytes of a stream read at a time while its header is awaited.
 const HEADER_READ: usize = 64 * 1024;
@@ -56,6 +60,8 @@ pub(super) struct Link {
     streams: u64,
     remote_addr: SocketAddr,
     acks_due: Option<Instant>,
+    /// Server: when to look whether acks come, and how many had come before.
+    vigil: Option<(Instant, u64)>,
     pub(super) liveness: Liveness,
     /// The socket has changed, and nothing was heard on the new one yet.
     migrating: bool,
@@ -84,6 +90,7 @@ impl Link {
             opening: VecDeque::new(),
             streams,
             acks_due: None,
+            vigil: None,
             liveness: Liveness::new(clock::now()),
             migrating: false,
             close_due: None,
@@ -121,9 +128,26 @@ impl Link {
         }
     }
 
+    /// Server: looks now and then whether what is sent arrives. The client finds out
+    /// that the network is away, and that it is back; but its first sign of life
+    /// must not meet a window that is full.
+    fn keep_vigil(&mut self, totals: &Totals) {
+        if self.vigil.is_none() && totals.kept.load(Relaxed) > 0 {
+            self.vigil = Some((clock::now() + VIGIL, self.connection.acks_received()));
+        }
+    }
+
+    fn end_vigil(&mut self, now: Instant) {
+        if let Some((_, acks)) = self.vigil.take_if(|(due, _)| *due <= now)
+            && self.connection.acks_received() == acks
+        {
+            self.connection.expect_loss();
+        }
+    }
+
     /// Has QUIC send something now, whatever its timers and windows say.
     fn kick(&self) {
-        self.connection.nudge();
+        self.connection.expect_loss();
         if let Some(dialler) = &self.dialler {
             dialler.kick();
         }
@@ -147,8 +171,9 @@ impl Driver {
             if let Err(end) = self.after_step(link) {
                 return end;
             }
-            if shared.side == Side::Client {
-                link.liveness.notice_traffic(clock::now(), &shared.host.totals);
+            match shared.side {
+                Side::Client => link.liveness.notice_traffic(clock::now(), &shared.host.totals),
+                Side::Server => link.keep_vigil(&shared.host.totals),
             }
             let timer = self.next_timer(link);
             let step = tokio::select! {
@@ -279,7 +304,8 @@ impl Driver {
         let probe = (self.shared.side == Side::Client).then(|| link.liveness.deadline());
         // Acks wait while the peer does not take what was queued before.
         let acks = link.acks_due.filter(|_| !link.writer.is_backed_up());
-        [acks, probe, link.close_due].into_iter().flatten().min()
+        let vigil = link.vigil.map(|(due, _)| due);
+        [acks, probe, vigil, link.close_due].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
@@ -293,6 +319,7 @@ impl Driver {
         if self.shared.side == Side::Client {
             self.look_after(link)?;
         }
+        link.end_vigil(now);
         Ok(())
     }
 
@@ -375,9 +402,8 @@ impl Driver {
                 }
             },
             Frame::Ping(number) => {
-                // Who asks has heard nothing for a while. If all that we sent was
-                // lost, the window is full of it.
-                link.connection.nudge();
+                // Who asks has heard nothing for a while.
+                link.connection.expect_loss();
                 self.send_acks(link);
                 link.writer.queue(&Frame::Pong(number));
             }

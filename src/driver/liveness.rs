@@ -66,7 +66,7 @@ pub(super) struct Liveness {
     fresh: bool,
     /// Bytes written and read at the last look.
     traffic: u64,
-    /// Datagrams received at the last look.
+    /// ACK frames received at the last look: only they show that both ways work.
     heard: u64,
     /// When that number was seen to grow.
     heard_at: Instant,
@@ -120,7 +120,7 @@ impl Liveness {
     /// Somebody knows that the network has changed: the link is suspect until
     /// something is heard.
     pub(super) fn suspect(&mut self, now: Instant, connection: &Connection) {
-        self.heard = connection.datagrams_received();
+        self.heard = connection.acks_received();
         self.suspicion = Some(Suspicion { since: now, next_kick: now });
     }
 
@@ -149,7 +149,7 @@ impl Liveness {
         pipes: bool,
     ) -> Verdict {
         self.quiet = quiet(config, connection.rtt());
-        let heard = connection.datagrams_received();
+        let heard = connection.acks_received();
         if heard != self.heard {
             (self.heard, self.heard_at) = (heard, now);
             if self.suspicion.take().is_some() {
