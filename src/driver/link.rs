@@ -171,9 +171,13 @@ impl Driver {
             if let Err(end) = self.after_step(link) {
                 return end;
             }
+            let totals = &shared.host.totals;
             match shared.side {
-                Side::Client => link.liveness.notice_traffic(clock::now(), &shared.host.totals),
-                Side::Server => link.keep_vigil(&shared.host.totals),
+                Side::Client => {
+                    let (now, pipes) = (clock::now(), self.has_pipes());
+                    link.liveness.notice_traffic(now, &self.config, totals, pipes);
+                }
+                Side::Server => link.keep_vigil(totals),
             }
             let timer = self.next_timer(link);
             let step = tokio::select! {
@@ -325,7 +329,7 @@ impl Driver {
 
     /// Client: looks whether the server can be reached.
     pub(super) fn look_after(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
-        let pipes = self.shared.table().core.live_pipes() > 0;
+        let pipes = self.has_pipes();
         match link.liveness.look(clock::now(), &self.config, &link.connection, pipes) {
             Verdict::Wait => {}
             Verdict::Probe(number) => {
@@ -346,6 +350,10 @@ impl Driver {
             Verdict::Dead => return Err(LinkEnd::Unresponsive),
         }
         Ok(())
+    }
+
+    fn has_pipes(&self) -> bool {
+        self.shared.table().core.live_pipes() > 0
     }
 
     /// Client: the network is another one. Moves to a fresh socket, and looks

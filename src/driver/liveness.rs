@@ -106,14 +106,24 @@ impl Liveness {
         self.heard_at
     }
 
-    /// Brings the next probe forward if there was traffic since the last look.
-    pub(super) fn notice_traffic(&mut self, now: Instant, totals: &Totals) {
+    /// Brings the next probe forward if there was traffic since the last look, or if
+    /// there are pipes by now.
+    pub(super) fn notice_traffic(
+        &mut self,
+        now: Instant,
+        config: &SessionConfig,
+        totals: &Totals,
+        pipes: bool,
+    ) {
         let traffic = totals.written.load(Relaxed).wrapping_add(totals.read.load(Relaxed));
         if traffic != self.traffic {
             self.traffic = traffic;
             self.fresh = true;
             self.busy = BUSY_PROBES;
             self.next = self.next.min(now + self.quiet);
+        }
+        if pipes {
+            self.next = self.next.min(now + config.probe_interval);
         }
     }
 

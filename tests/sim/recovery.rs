@@ -170,16 +170,3 @@ fn bytes_flow_again_soon_after_the_network_is_back() {
     }
     assert!(slow.is_empty(), "{slow:#?}");
 }
-
-#[test]
-fn zz_trace() {
-    let Ok(which) = std::env::var("WHICH") else { return };
-    let (traffic, fault) = match which.as_str() {
-        "up3" => (Traffic::Upload, Fault::Outage(3)),
-        "down75" => (Traffic::Download, Fault::Outage(75)),
-        _ => (Traffic::Download, Fault::OneWay(Way::Down, 20)),
-    };
-    let outcome = world::run(0, true, |world| recover(world, traffic, fault, 0));
-    println!("{:?}", outcome.result);
-    std::fs::write("/tmp/trace.txt", outcome.trace.unwrap()).unwrap();
-}
