@@ -132,7 +132,7 @@ pub enum SessionEvent {
     Resumed {
         /// The epoch of the new connection.
         epoch: Epoch,
-        /// How long there was no connection.
+        /// How long there was no connection that worked.
         downtime: Duration,
         /// Bytes that this side sends again, in all pipes.
         replayed: u64,

@@ -502,6 +502,7 @@ impl SessionShared {
 
     /// Client: the link may be down.
     pub(crate) fn set_suspect(&self, connection: &Connection, epoch: Epoch, last_contact: Instant) {
+        self.table().detached_since.get_or_insert(last_contact);
         let (remote_addr, last_contact) = (connection.remote_addr(), last_contact.into_std());
         tracing::info!(session = %self.id, %epoch, "suspect");
         self.set_link(LinkState::Suspect { epoch, remote_addr, last_contact });
@@ -510,9 +511,11 @@ impl SessionShared {
 
     /// Client: the link was not down.
     pub(crate) fn set_recovered(&self, connection: &Connection, epoch: Epoch) {
-        let silence = match &*self.link.borrow() {
-            LinkState::Suspect { last_contact, .. } => elapsed(Instant::from_std(*last_contact)),
-            _ => Duration::ZERO,
+        let silence = {
+            let mut table = self.table();
+            let silence = table.detached_since.take().map(elapsed).unwrap_or_default();
+            table.downtime += silence;
+            silence
         };
         tracing::info!(session = %self.id, %epoch, ?silence, "recovered");
         self.set_link(LinkState::Attached { epoch, remote_addr: connection.remote_addr() });
