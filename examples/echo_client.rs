@@ -108,6 +108,10 @@ async fn tell(session: Session) {
     drop(session);
     while let Some(event) = events.next().await {
         match event {
+            SessionEvent::Suspect { .. } => eprintln!("nothing is heard from the server"),
+            SessionEvent::Recovered { silence, .. } => {
+                eprintln!("heard again after {:.1} s", silence.as_secs_f64());
+            }
             SessionEvent::Detached { cause, .. } => eprintln!("link down: {cause}"),
             SessionEvent::Resuming { attempt, last, .. } => match last {
                 Some(last) => eprintln!("attempt {attempt} (the one before: {last})"),

@@ -21,6 +21,17 @@ pub enum LinkState {
         /// The peer's address.
         remote_addr: SocketAddr,
     },
+    /// Client: nothing was heard for a while although somebody asked. The connection
+    /// may come back at any moment; a new one is dialled as well.
+    #[non_exhaustive]
+    Suspect {
+        /// The epoch of the connection.
+        epoch: Epoch,
+        /// The peer's address.
+        remote_addr: SocketAddr,
+        /// When something was heard for the last time.
+        last_contact: std::time::Instant,
+    },
     /// No connection. Reads wait; writes go on until the replay buffer is full.
     #[non_exhaustive]
     Detached {
@@ -40,9 +51,14 @@ pub enum LinkState {
 }
 
 impl LinkState {
-    /// Whether a connection is attached.
+    /// Whether a connection is attached, suspect or not.
     pub fn is_attached(&self) -> bool {
-        matches!(self, Self::Attached { .. })
+        matches!(self, Self::Attached { .. } | Self::Suspect { .. })
+    }
+
+    /// Whether another connection is needed, or might be soon.
+    pub(crate) fn is_in_need(&self) -> bool {
+        matches!(self, Self::Suspect { .. } | Self::Detached { .. })
     }
 }
 
@@ -89,6 +105,20 @@ pub enum SessionEvent {
         /// Why.
         cause: DetachCause,
     },
+    /// Client: nothing was heard for a while although somebody asked.
+    #[non_exhaustive]
+    Suspect {
+        /// The epoch of the connection.
+        epoch: Epoch,
+    },
+    /// Client: a suspect link goes on as it was.
+    #[non_exhaustive]
+    Recovered {
+        /// The epoch of the connection.
+        epoch: Epoch,
+        /// How long nothing was heard.
+        silence: Duration,
+    },
     /// Client: an attempt to resume begins.
     #[non_exhaustive]
     Resuming {
@@ -102,15 +132,16 @@ pub enum SessionEvent {
     Resumed {
         /// The epoch of the new connection.
         epoch: Epoch,
-        /// How long there was no connection.
+        /// How long there was no connection that worked.
         downtime: Duration,
         /// Bytes that this side sends again, in all pipes.
         replayed: u64,
     },
-    /// The same connection goes on, from another address of the peer.
+    /// The same connection goes on from another address: the peer's, or our own
+    /// after [`Session::network_changed`](crate::Session::network_changed).
     #[non_exhaustive]
     Migrated {
-        /// The peer's new address.
+        /// The peer's address.
         remote_addr: SocketAddr,
     },
     /// The session has ended. The last event.

@@ -25,10 +25,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionError, VarInt};
+use quinn::{AsyncUdpSocket, ConnectionError, Runtime, VarInt};
 use quinn_proto::RttEstimator;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::clock;
 use crate::code::LinkCode;
 use crate::config::Transport;
 use crate::crypto::hmac_sha256;
@@ -240,11 +241,30 @@ impl Connection {
 
     /// Ends the connection; what is under way is lost.
     pub(crate) fn close(&self, code: LinkCode, reason: &[u8]) {
-        let controller = self.0.congestion_state().into_any();
-        if let Ok(controller) = controller.downcast::<Courteous>() {
-            controller.leaving.store(true, Ordering::Relaxed);
+        if let Some(courtesy) = self.courtesy() {
+            courtesy.leaving.store(true, Ordering::Relaxed);
         }
         self.0.close(varint(code.to_wire()), reason);
+    }
+
+    /// What was sent is not acknowledged, and probably lost. Until an ack comes, some
+    /// packets may go out beyond the congestion window, which is full: only the
+    /// answer to a new packet shows that the old ones are lost. QUIC's own probes are
+    /// not subject to the window either (RFC 9002 section 7.5), but become rare.
+    pub(crate) fn expect_loss(&self) {
+        if let Some(courtesy) = self.courtesy() {
+            courtesy.silent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// ACK frames received so far: grows while what is sent arrives.
+    pub(crate) fn acks_received(&self) -> u64 {
+        self.0.stats().frame_rx.acks
+    }
+
+    fn courtesy(&self) -> Option<Arc<Courtesy>> {
+        let controller = self.0.congestion_state().into_any();
+        controller.downcast::<Courteous>().ok().map(|controller| controller.courtesy)
     }
 
     pub(crate) fn remote_addr(&self) -> SocketAddr {
@@ -253,11 +273,6 @@ impl Connection {
 
     pub(crate) fn rtt(&self) -> Duration {
         self.0.rtt()
-    }
-
-    /// Datagrams received so far: grows while the peer is alive and reachable.
-    pub(crate) fn datagrams_received(&self) -> u64 {
-        self.0.stats().udp_rx.datagrams
     }
 
     /// Keying material for proofs that are good on this connection only.
@@ -278,7 +293,19 @@ impl Connection {
 
 /// A client's socket: one for each dial, so that a broken path is not reused.
 #[derive(Clone, Debug)]
-pub(crate) struct Dialler(quinn::Endpoint);
+pub(crate) struct Dialler {
+    endpoint: quinn::Endpoint,
+    socket: Arc<dyn AsyncUdpSocket>,
+    binding: Arc<Binding>,
+}
+
+/// How a client's socket was made, to make another like it.
+#[derive(Debug)]
+struct Binding {
+    local: SocketAddr,
+    transport: Transport,
+    environment: Environment,
+}
 
 impl Dialler {
     /// A fresh socket of the family of `remote`.
@@ -294,7 +321,28 @@ impl Dialler {
         };
         let local = local.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any);
         let config = quinn::EndpointConfig::default();
-        endpoint(environment, config, None, SocketAddr::new(local, 0), transport).map(Self)
+        let local = SocketAddr::new(local, 0);
+        let socket = bind(environment, local, transport)?;
+        let endpoint = endpoint(environment, config, None, socket.clone())?;
+        let (transport, environment) = (transport.clone(), environment.clone());
+        let binding = Arc::new(Binding { local, transport, environment });
+        Ok(Self { endpoint, socket, binding })
+    }
+
+    /// Has every connection send something right now, however long its loss timer
+    /// has backed off. The connection takes another connection id if it has one.
+    pub(crate) fn kick(&self) {
+        // To the same socket: nothing changes but that quinn pings.
+        let _ = self.endpoint.rebind_abstract(self.socket.clone());
+    }
+
+    /// Moves to a fresh socket, and has every connection send something from there:
+    /// a migration (RFC 9000 section 9). What still comes to the old socket is heard
+    /// until something comes to the new one.
+    pub(crate) fn migrate(&mut self) -> io::Result<()> {
+        let Binding { local, transport, environment } = &*self.binding;
+        self.socket = bind(environment, *local, transport)?;
+        self.endpoint.rebind_abstract(self.socket.clone())
     }
 
     pub(crate) async fn connect(
@@ -307,7 +355,7 @@ impl Dialler {
         let mut quic = config.config.clone();
         quic.transport_config(Arc::new(config.transport.to_quinn(last_rtt)));
         let connecting =
-            self.0.connect_with(quic, remote, server_name).map_err(|error| match error {
+            self.endpoint.connect_with(quic, remote, server_name).map_err(|error| match error {
                 quinn::ConnectError::InvalidServerName(name) => DialFailed::ServerName(name),
                 quinn::ConnectError::InvalidRemoteAddress(_) => DialFailed::Address,
                 other => DialFailed::Lost(Lost::Transport(other.to_string())),
@@ -317,7 +365,7 @@ impl Dialler {
 
     /// Waits until all connections have said goodbye.
     pub(crate) async fn wait_idle(&self) {
-        self.0.wait_idle().await;
+        self.endpoint.wait_idle().await;
     }
 }
 
@@ -386,7 +434,8 @@ impl Listener {
             })
             .min_reset_interval(RESET_INTERVAL);
 
-        endpoint(environment, config, Some(server), local, transport)
+        bind(environment, local, transport)
+            .and_then(|socket| endpoint(environment, config, Some(server), socket))
             .map(Self)
             .map_err(|source| BindError::Socket { local, source: Arc::new(source) })
     }
@@ -453,29 +502,76 @@ impl Transport {
     }
 }
 
-/// CUBIC that does not stand in the way of a farewell.
+/// CUBIC that does not stand in the way of a farewell, nor of a sign of life.
 ///
 /// While stream data waits, quinn holds CONNECTION_CLOSE back for the congestion
 /// window, and once closed it takes no acks that would open it: in the middle of
 /// an upload the peer would never hear of the end (quinn-proto 0.11.19,
 /// `poll_transmit`). Of the data nothing is sent any more.
+///
+/// Nor does it stand in the way of a sign of life after an outage. Then the window
+/// is full of packets that are lost, and quinn sends not even acks while data waits
+/// behind it.
 struct Courteous {
     inner: Box<dyn Controller>,
-    /// The connection is being closed; shared by all clones.
-    leaving: Arc<AtomicBool>,
+    /// Shared by all clones.
+    courtesy: Arc<Courtesy>,
+    silence: Silence,
+    /// Bytes in flight as of the last ack, and sent since.
+    in_flight: u64,
+    /// When the first ack after a silence came, for one round trip.
+    revived_at: Option<Instant>,
 }
+
+#[derive(Debug, Default)]
+struct Courtesy {
+    /// The connection is being closed.
+    leaving: AtomicBool,
+    /// No acks come for what was sent.
+    silent: AtomicBool,
+}
+
+/// What was sent while no acks came.
+#[derive(Clone, Copy, Debug, Default)]
+struct Silence {
+    first: Option<Instant>,
+    last: Option<Instant>,
+}
+
+/// One packet of any size that quinn makes.
+const NUDGE: u64 = 1500;
+
+/// In silence one packet may go out beyond the window so often, if there is a reason
+/// to send.
+const NUDGE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// After a silence the window is down to two packets (RFC 9002 section 7.6). For one
+/// round trip as much may go out as on a fresh connection (section 7.2), which would
+/// be the alternative.
+const REVIVAL: u64 = 10 * NUDGE;
 
 struct CourteousFactory;
 
 impl ControllerFactory for CourteousFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = Arc::new(CubicConfig::default()).build(now, current_mtu);
-        Box::new(Courteous { inner, leaving: Arc::default() })
+        Box::new(Courteous {
+            inner,
+            courtesy: Arc::default(),
+            silence: Silence::default(),
+            in_flight: 0,
+            revived_at: None,
+        })
     }
 }
 
 impl Controller for Courteous {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        if self.courtesy.silent.load(Ordering::Relaxed) {
+            self.silence.first.get_or_insert(now);
+            self.silence.last = Some(now);
+        }
+        self.in_flight = self.in_flight.saturating_add(bytes);
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -487,6 +583,16 @@ impl Controller for Courteous {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        if self.courtesy.silent.load(Ordering::Relaxed) {
+            // An ack from before, come late, says nothing about now.
+            if self.silence.first.is_none_or(|first| sent >= first) {
+                self.revived_at = self.silence.first.map(|_| now);
+                self.silence = Silence::default();
+                self.courtesy.silent.store(false, Ordering::Relaxed);
+            }
+        } else if self.revived_at.is_some_and(|revived| sent >= revived) {
+            self.revived_at = None;
+        }
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -497,6 +603,7 @@ impl Controller for Courteous {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        self.in_flight = in_flight;
         self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
 
@@ -516,7 +623,21 @@ impl Controller for Courteous {
 
     fn window(&self) -> u64 {
         // Beyond 32 bits it is not paced either.
-        if self.leaving.load(Ordering::Relaxed) { u64::MAX } else { self.inner.window() }
+        if self.courtesy.leaving.load(Ordering::Relaxed) {
+            return u64::MAX;
+        }
+        let mut window = self.inner.window();
+        if self.courtesy.silent.load(Ordering::Relaxed) {
+            window = window.max(self.in_flight);
+            let rests = |last: Instant| clock::now().into_std() < last + NUDGE_INTERVAL;
+            if !self.silence.last.is_some_and(rests) {
+                window = window.saturating_add(NUDGE);
+            }
+        }
+        if self.revived_at.is_some() {
+            window = window.saturating_add(REVIVAL);
+        }
+        window
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -524,7 +645,13 @@ impl Controller for Courteous {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { inner: self.inner.clone_box(), leaving: self.leaving.clone() })
+        Box::new(Self {
+            inner: self.inner.clone_box(),
+            courtesy: self.courtesy.clone(),
+            silence: self.silence,
+            in_flight: self.in_flight,
+            revived_at: self.revived_at,
+        })
     }
 
     fn initial_window(&self) -> u64 {
@@ -569,22 +696,37 @@ fn varint(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
 }
 
+/// A socket as quinn uses it.
+fn bind(
+    environment: &Environment,
+    local: SocketAddr,
+    transport: &Transport,
+) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    #[cfg(feature = "simulation")]
+    if let Some(world) = &environment.world {
+        return simulated::bind(&**world, local);
+    }
+    #[cfg(not(feature = "simulation"))]
+    let _ = environment;
+    quinn::TokioRuntime.wrap_udp_socket(udp_socket(local, transport.socket_buffer)?)
+}
+
 /// An endpoint on a socket of its own.
 fn endpoint(
     environment: &Environment,
     config: quinn::EndpointConfig,
     server: Option<quinn::ServerConfig>,
-    local: SocketAddr,
-    transport: &Transport,
+    socket: Arc<dyn AsyncUdpSocket>,
 ) -> io::Result<quinn::Endpoint> {
     #[cfg(feature = "simulation")]
-    if let Some(world) = &environment.world {
-        return simulated::endpoint(&**world, config, server, local);
-    }
+    let config = match &environment.world {
+        Some(world) => simulated::seeded(&**world, config),
+        None => config,
+    };
     #[cfg(not(feature = "simulation"))]
     let _ = environment;
-    let socket = udp_socket(local, transport.socket_buffer)?;
-    quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
+    let runtime = Arc::new(quinn::TokioRuntime);
+    quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
 }
 
 fn udp_socket(local: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {

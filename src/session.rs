@@ -185,7 +185,9 @@ impl Session {
         // The epoch of the link as it was last seen up, not that of an attempt
         // under way: if that succeeds, it is the new connection.
         let given_up = match self.link() {
-            LinkState::Attached { epoch, .. } | LinkState::Detached { epoch, .. } => epoch,
+            LinkState::Attached { epoch, .. }
+            | LinkState::Suspect { epoch, .. }
+            | LinkState::Detached { epoch, .. } => epoch,
             LinkState::Closed { error } => return Err(error),
         };
         self.shared.request(|requests| requests.reconnect = Some(given_up));
@@ -193,9 +195,25 @@ impl Session {
         self.attached_after(Some(given_up)).await
     }
 
+    /// Client: the network has changed (another interface, another address, the
+    /// machine woke up). The connection moves to a fresh socket and asks the server
+    /// at once; if it cannot be reached from there either, it is as with any outage.
+    /// While the link is down, the next attempt begins now.
+    ///
+    /// Cheap and safe to call too often: bytes go on flowing meanwhile. Does
+    /// nothing on the server, which cannot reach a client that has moved.
+    pub fn network_changed(&self) {
+        if self.shared.side == Side::Client {
+            self.shared.request(|requests| requests.network_changed = true);
+            self.shared.redial.notify_one();
+        }
+    }
+
     async fn attached_after(&self, given_up: Option<Epoch>) -> Result<Epoch, SessionError> {
         let attached = |shared: &SessionShared| match &*shared.link.borrow() {
-            LinkState::Attached { epoch, .. } => (Some(*epoch) > given_up).then_some(Ok(*epoch)),
+            LinkState::Attached { epoch, .. } | LinkState::Suspect { epoch, .. } => {
+                (Some(*epoch) > given_up).then_some(Ok(*epoch))
+            }
             LinkState::Detached { .. } => None,
             LinkState::Closed { error } => Some(Err(error.clone())),
         };
@@ -304,6 +322,8 @@ pub(crate) struct Requests {
     pub(crate) shutdown: bool,
     /// Give up the connection of this epoch, if it is still the attached one.
     pub(crate) reconnect: Option<Epoch>,
+    /// Client: the network has changed.
+    pub(crate) network_changed: bool,
 }
 
 /// Only the name and where it stands: nothing that a log should not hold.
@@ -480,6 +500,28 @@ impl SessionShared {
         self.emit(SessionEvent::Detached { epoch, cause });
     }
 
+    /// Client: the link may be down.
+    pub(crate) fn set_suspect(&self, connection: &Connection, epoch: Epoch, last_contact: Instant) {
+        self.table().detached_since.get_or_insert(last_contact);
+        let (remote_addr, last_contact) = (connection.remote_addr(), last_contact.into_std());
+        tracing::info!(session = %self.id, %epoch, "suspect");
+        self.set_link(LinkState::Suspect { epoch, remote_addr, last_contact });
+        self.emit(SessionEvent::Suspect { epoch });
+    }
+
+    /// Client: the link was not down.
+    pub(crate) fn set_recovered(&self, connection: &Connection, epoch: Epoch) {
+        let silence = {
+            let mut table = self.table();
+            let silence = table.detached_since.take().map(elapsed).unwrap_or_default();
+            table.downtime += silence;
+            silence
+        };
+        tracing::info!(session = %self.id, %epoch, ?silence, "recovered");
+        self.set_link(LinkState::Attached { epoch, remote_addr: connection.remote_addr() });
+        self.emit(SessionEvent::Recovered { epoch, silence });
+    }
+
     /// A connection is the attached one: streams may be opened on it.
     pub(crate) fn set_attached(&self, connection: &Connection, epoch: Epoch) {
         // In this order: who finds the connection may attach streams of it. A pipe
@@ -539,6 +581,11 @@ impl SessionShared {
 
     pub(crate) fn is_detached(&self) -> bool {
         matches!(*self.link.borrow(), LinkState::Detached { .. })
+    }
+
+    /// Whether another connection is needed, or might be soon.
+    pub(crate) fn is_in_need(&self) -> bool {
+        self.link.borrow().is_in_need()
     }
 
     pub(crate) fn stats(&self) -> SessionStats {

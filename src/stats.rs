@@ -54,7 +54,9 @@ pub struct SessionStats {
     pub bytes_replayed: u64,
     /// Bytes kept for replay right now.
     pub bytes_kept: u64,
-    /// Time without a connection, in all, the current outage included.
+    /// Time without a connection that works, in all, the current outage included.
+    /// An outage begins with the last sign of life (client) or when the connection
+    /// is lost (server).
     pub downtime: Duration,
     /// Round-trip time of the attached connection.
     pub rtt: Option<Duration>,

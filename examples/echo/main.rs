@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use evermux::{
     BackedPipe, Client, ClientConfig, ClientTls, Identity, ReconnectPolicy, Server, ServerConfig,
-    ServerTls, SessionConfig,
+    ServerTls,
 };
 use sha2::{Digest, Sha256};
 
@@ -80,13 +80,8 @@ async fn run(args: Args) -> Result<String, BoxError> {
     let relay = Arc::new(Relay::start(server.local_addr()?, args.seed).await?);
     let echo = tokio::spawn(serve(server));
 
-    // Nobody wants to watch a five-second timeout twelve times: the demo
-    // notices a dead link within a second or so.
-    let mut session = SessionConfig::default();
-    session.probe_interval(Duration::from_millis(250)).probe_timeout(Duration::from_millis(1000));
     let mut config = ClientConfig::new(trust);
     config
-        .session(session)
         .attempt_timeout(Duration::from_secs(3))
         .reconnect(ReconnectPolicy::exponential(Duration::from_millis(50), Duration::from_secs(1)));
     let session = Client::new(config)?.connect(relay.addr()).await?;

@@ -76,6 +76,11 @@ impl Progress {
 
     fn report(&self, event: &SessionEvent) {
         match event {
+            SessionEvent::Suspect { epoch, .. } => self.say(&format!("link {epoch} is silent")),
+            SessionEvent::Recovered { epoch, silence, .. } => self.say(&format!(
+                "link {epoch} is back after {:.0} ms, with nothing to send again",
+                silence.as_secs_f64() * 1e3
+            )),
             SessionEvent::Detached { epoch, cause, .. } => {
                 self.say(&format!("link {epoch} is down: {cause}"));
             }
@@ -95,6 +100,9 @@ impl Progress {
         let stats = session.stats();
         let link = match session.link() {
             LinkState::Attached { epoch, .. } => format!("attached (epoch {epoch})"),
+            LinkState::Suspect { last_contact, .. } => {
+                format!("silent for {:.1} s", last_contact.elapsed().as_secs_f64())
+            }
             LinkState::Detached { since, .. } => {
                 format!("detached for {:.1} s", since.elapsed().as_secs_f64())
             }

@@ -7,8 +7,7 @@ use crate::args::Args;
 use crate::progress::Progress;
 use crate::relay::{Direction, Faults, Relay};
 
-/// How long a freeze lasts: longer than it takes to notice that the link is
-/// dead, so that it ends in a resume now and then.
+/// How long a freeze lasts: longer than it takes to notice.
 const FREEZE: Duration = Duration::from_millis(1500);
 
 #[derive(Clone, Copy)]

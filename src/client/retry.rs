@@ -1,6 +1,7 @@
 //! Dialling again after a connection is lost, for as long as the session lives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -8,27 +9,35 @@ use super::{ClientShared, Target};
 use crate::clock::{self, Instant, sleep, sleep_until};
 use crate::driver::{Attach, Dialled};
 use crate::error::{DialError, SessionError};
-use crate::event::{LinkState, SessionEvent, elapsed};
+use crate::event::{DetachCause, LinkState, SessionEvent, elapsed};
 use crate::proto::Backoff;
 use crate::session::SessionShared;
 
-/// Brings the driver a new connection whenever the link is down. Ends with the
-/// session.
+/// How long a suspect link has until a new connection is dialled beside it: what
+/// comes back by itself within that time is answered first anyway.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// Brings the driver a new connection whenever the link is down or might be. Ends
+/// with the session.
 pub(super) async fn keep_attached(
     client: Arc<ClientShared>,
     target: Target,
     session: Arc<SessionShared>,
     attaches: mpsc::Sender<Attach>,
 ) {
-    let down =
-        |session: &SessionShared| Some(session.link_state()).filter(|state| !state.is_attached());
-    loop {
-        let LinkState::Detached { cause, .. } = session.until(down).await else { return };
+    let needy = |session: &SessionShared| match session.link_state() {
+        LinkState::Attached { .. } => None,
+        LinkState::Suspect { .. } => Some(Some((DetachCause::TimedOut, HEAD_START))),
+        LinkState::Detached { cause, .. } => Some(Some((cause, Duration::ZERO))),
+        LinkState::Closed { .. } => Some(None),
+    };
+    while let Some((cause, head_start)) = session.until(needy).await {
         let outage = Outage {
             client: &client,
             target: &target,
             session: &session,
             began: clock::now(),
+            head_start,
             last: DialError::Lost { reason: cause.to_string() },
         };
         if let Err(error) = outage.end(&attaches).await {
@@ -39,23 +48,19 @@ pub(super) async fn keep_attached(
     }
 }
 
-/// Waits until the session is attached or has ended.
-async fn until_not_detached(session: &SessionShared) {
-    session.until(|session| (!session.is_detached()).then_some(())).await;
+/// Waits until the session needs no other connection, or has ended.
+async fn until_not_in_need(session: &SessionShared) {
+    session.until(|session| (!session.is_in_need()).then_some(())).await;
 }
 
-/// Waits until the session has ended.
-async fn until_closed(session: &SessionShared) {
-    let closed = |state: LinkState| matches!(state, LinkState::Closed { .. });
-    session.until(|session| closed(session.link_state()).then_some(())).await;
-}
-
-/// A time without a connection.
+/// A time without a connection, or with one that may be dead.
 struct Outage<'a> {
     client: &'a ClientShared,
     target: &'a Target,
     session: &'a SessionShared,
     began: Instant,
+    /// How long the first attempt waits.
+    head_start: Duration,
     /// Why the link is down still.
     last: DialError,
 }
@@ -67,12 +72,13 @@ impl Outage<'_> {
         let mut backoff = Backoff::new(policy.first, policy.max);
         let give_up = policy.give_up_after.and_then(|limit| self.began.checked_add(limit));
         let mut attempt = 0;
-        while self.session.is_detached() {
+        while self.session.is_in_need() {
             let delay = backoff.next(self.client.config.environment.jitter());
+            let delay = if attempt == 0 { delay.max(self.head_start) } else { delay };
             tokio::select! {
                 biased;
                 () = sleep_until(give_up) => return Err(self.gave_up()),
-                () = until_not_detached(self.session) => continue,
+                () = until_not_in_need(self.session) => continue,
                 () = self.session.redial.notified() => backoff.reset(),
                 () = sleep(delay) => {}
             }
@@ -97,7 +103,7 @@ impl Outage<'_> {
         let last_rtt = self.session.last_rtt();
         let (connection, dialler) = tokio::select! {
             biased;
-            () = until_closed(self.session) => return Ok(()),
+            () = until_not_in_need(self.session) => return Ok(()),
             dialled = self.client.dial(self.target, deadline, last_rtt) => dialled?,
         };
         let (outcome, told) = oneshot::channel();

@@ -12,10 +12,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
 
+use super::liveness::{Liveness, Verdict};
 use super::{Driver, LinkEnd};
 use crate::clock::{self, Instant, sleep_until};
 use crate::code::CloseCode;
-use crate::config::SessionConfig;
 use crate::control::{ControlError, ControlReader, ControlWriter};
 use crate::error::SessionError;
 use crate::id::{Epoch, Side};
@@ -23,25 +23,20 @@ use crate::misbehaved::PeerMisbehaved;
 use crate::pipe::{PipeShared, Totals, Wants};
 use crate::proto::{Accepted, Located, Outgoing};
 use crate::quic::{Connection, Dialler, RecvStream, SendStream};
-use crate::session::SessionShared;
 use crate::wire::{ACK_ENTRIES_MAX, Ack, Close, DecodeError, Frame, Header};
 
 /// How long an ack that is not urgent waits for company. QUIC delays its own as
 /// long by default (RFC 9000 section 18.2, max_ack_delay).
 const ACK_DELAY: Duration = Duration::from_millis(25);
 
+/// Without an ack for so long what the server has sent is probably lost.
+const VIGIL: Duration = Duration::from_millis(500);
+
 /// Most bytes of a stream read at a time while its header is awaited.
 const HEADER_READ: usize = 64 * 1024;
 
 /// Free streams that the peer is kept supplied with.
 const STREAM_HEADROOM: u64 = 32;
-
-/// How often the link is probed just after traffic: somebody is there who would
-/// notice.
-const BUSY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How many such probes follow the last traffic.
-const BUSY_PROBES: u32 = 10;
 
 /// A stream whose header has come, with what came after it.
 type Begun = (SendStream, RecvStream, Header, Bytes);
@@ -65,7 +60,11 @@ pub(super) struct Link {
     streams: u64,
     remote_addr: SocketAddr,
     acks_due: Option<Instant>,
-    probe: Probe,
+    /// Server: when to look whether acks come, and how many had come before.
+    vigil: Option<(Instant, u64)>,
+    pub(super) liveness: Liveness,
+    /// The socket has changed, and nothing was heard on the new one yet.
+    migrating: bool,
     /// Everything is settled and `Close` was sent: until when the peer may
     /// confirm it.
     close_due: Option<Instant>,
@@ -91,7 +90,9 @@ impl Link {
             opening: VecDeque::new(),
             streams,
             acks_due: None,
-            probe: Probe::default(),
+            vigil: None,
+            liveness: Liveness::new(clock::now()),
+            migrating: false,
             close_due: None,
         }
     }
@@ -127,6 +128,31 @@ impl Link {
         }
     }
 
+    /// Server: looks now and then whether what is sent arrives. The client finds out
+    /// that the network is away, and that it is back; but its first sign of life
+    /// must not meet a window that is full.
+    fn keep_vigil(&mut self, totals: &Totals) {
+        if self.vigil.is_none() && totals.kept.load(Relaxed) > 0 {
+            self.vigil = Some((clock::now() + VIGIL, self.connection.acks_received()));
+        }
+    }
+
+    fn end_vigil(&mut self, now: Instant) {
+        if let Some((_, acks)) = self.vigil.take_if(|(due, _)| *due <= now)
+            && self.connection.acks_received() == acks
+        {
+            self.connection.expect_loss();
+        }
+    }
+
+    /// Has QUIC send something now, whatever its timers and windows say.
+    fn kick(&self) {
+        self.connection.expect_loss();
+        if let Some(dialler) = &self.dialler {
+            dialler.kick();
+        }
+    }
+
     fn pump(&mut self, pipe: Arc<PipeShared>) {
         let epoch = self.epoch;
         self.pumps.spawn(async move {
@@ -145,8 +171,13 @@ impl Driver {
             if let Err(end) = self.after_step(link) {
                 return end;
             }
-            if shared.side == Side::Client {
-                link.probe.notice_traffic(&self.config, &shared.host.totals);
+            let totals = &shared.host.totals;
+            match shared.side {
+                Side::Client => {
+                    let (now, pipes) = (clock::now(), self.has_pipes());
+                    link.liveness.notice_traffic(now, &self.config, totals, pipes);
+                }
+                Side::Server => link.keep_vigil(totals),
             }
             let timer = self.next_timer(link);
             let step = tokio::select! {
@@ -217,6 +248,9 @@ impl Driver {
         if let Some(end) = self.take_requests(Some(link.epoch)) {
             return Err(end);
         }
+        if std::mem::take(&mut self.network_changed) {
+            self.migrate(link);
+        }
         if link.writer.is_backed_up() {
             // The pipes stay due, each once, until the peer takes what it has.
             return Ok(());
@@ -271,10 +305,11 @@ impl Driver {
     }
 
     fn next_timer(&self, link: &Link) -> Option<Instant> {
-        let probe = (self.shared.side == Side::Client).then(|| link.probe.deadline());
+        let probe = (self.shared.side == Side::Client).then(|| link.liveness.deadline());
         // Acks wait while the peer does not take what was queued before.
         let acks = link.acks_due.filter(|_| !link.writer.is_backed_up());
-        [acks, probe, link.close_due].into_iter().flatten().min()
+        let vigil = link.vigil.map(|(due, _)| due);
+        [acks, probe, vigil, link.close_due].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
@@ -286,16 +321,52 @@ impl Driver {
             self.send_acks(link);
         }
         if self.shared.side == Side::Client {
-            match link.probe.on_timer(now, &self.config, &link.connection, &self.shared) {
-                ProbeStep::Wait => {}
-                ProbeStep::Send(number) => {
-                    self.send_acks(link);
-                    link.writer.queue(&Frame::Ping(number));
-                }
-                ProbeStep::Dead => return Err(LinkEnd::Unresponsive),
+            self.look_after(link)?;
+        }
+        link.end_vigil(now);
+        Ok(())
+    }
+
+    /// Client: looks whether the server can be reached.
+    pub(super) fn look_after(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
+        let pipes = self.has_pipes();
+        match link.liveness.look(clock::now(), &self.config, &link.connection, pipes) {
+            Verdict::Wait => {}
+            Verdict::Probe(number) => {
+                self.send_acks(link);
+                link.writer.queue(&Frame::Ping(number));
             }
+            Verdict::Suspect => {
+                let last_contact = link.liveness.last_contact();
+                self.shared.set_suspect(&link.connection, link.epoch, last_contact);
+            }
+            Verdict::Kick => link.kick(),
+            Verdict::Recovered => {
+                self.shared.set_recovered(&link.connection, link.epoch);
+                if std::mem::take(&mut link.migrating) {
+                    self.shared.set_migrated(link.epoch, link.connection.remote_addr());
+                }
+            }
+            Verdict::Dead => return Err(LinkEnd::Unresponsive),
         }
         Ok(())
+    }
+
+    fn has_pipes(&self) -> bool {
+        self.shared.table().core.live_pipes() > 0
+    }
+
+    /// Client: the network is another one. Moves to a fresh socket, and looks
+    /// whether the server can be reached from there.
+    fn migrate(&mut self, link: &mut Link) {
+        let Some(dialler) = &mut link.dialler else { return };
+        if let Err(error) = dialler.migrate() {
+            tracing::debug!(%error, "no fresh socket: the old one stays");
+        }
+        link.migrating = true;
+        link.liveness.suspect(clock::now(), &link.connection);
+        let last_contact = link.liveness.last_contact();
+        self.shared.set_suspect(&link.connection, link.epoch, last_contact);
     }
 
     /// Sends all acks that are due in any way.
@@ -311,6 +382,9 @@ impl Driver {
 
     fn on_frame(&mut self, link: &mut Link, frame: Frame) -> Result<(), LinkEnd> {
         self.confirmed = true;
+        if link.liveness.is_suspect() {
+            self.look_after(link)?;
+        }
         match frame {
             Frame::Acks(acks) => {
                 for ack in acks {
@@ -336,10 +410,12 @@ impl Driver {
                 }
             },
             Frame::Ping(number) => {
+                // Who asks has heard nothing for a while.
+                link.connection.expect_loss();
                 self.send_acks(link);
                 link.writer.queue(&Frame::Pong(number));
             }
-            Frame::Pong(number) => link.probe.on_pong(number),
+            Frame::Pong(number) => link.liveness.on_pong(number),
             Frame::Close(close) => {
                 return Err(LinkEnd::Ended(SessionError::PeerClosed {
                     code: close.code,
@@ -475,98 +551,5 @@ async fn control_gone(link: &Link) -> crate::quic::Lost {
     match clock::until(clock::now() + super::GOODBYE, link.connection.closed()).await {
         Some(lost) => lost,
         None => crate::quic::Lost::Transport("the peer ended the control stream".into()),
-    }
-}
-
-/// Watches over the link with pings on the control stream (client).
-///
-/// A link is dead when a probe is unanswered for the probe timeout *and* no
-/// datagram at all has come since: an answer can be late on a busy link.
-#[derive(Debug, Default)]
-struct Probe {
-    number: u64,
-    outstanding: Option<Outstanding>,
-    next: Option<Instant>,
-    /// Quick probes left since the last traffic.
-    busy: u32,
-    /// Bytes written and read at the last look.
-    traffic: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Outstanding {
-    deadline: Instant,
-    /// Datagrams received when it was sent.
-    received: u64,
-}
-
-enum ProbeStep {
-    Wait,
-    Send(u64),
-    Dead,
-}
-
-impl Probe {
-    /// Brings the next probe forward if there was traffic since the last look.
-    fn notice_traffic(&mut self, config: &SessionConfig, totals: &Totals) {
-        let traffic = totals.written.load(Relaxed).wrapping_add(totals.read.load(Relaxed));
-        if traffic != self.traffic {
-            self.traffic = traffic;
-            self.busy = BUSY_PROBES;
-            let soon = clock::now() + config.probe_interval.min(BUSY_PROBE_INTERVAL);
-            self.next = self.next.map(|next| next.min(soon));
-        }
-    }
-
-    /// The first probe goes out at once: it confirms the connection to the
-    /// server.
-    fn deadline(&self) -> Instant {
-        match (self.outstanding, self.next) {
-            (Some(outstanding), _) => outstanding.deadline,
-            (None, Some(next)) => next,
-            (None, None) => clock::now(),
-        }
-    }
-
-    fn on_timer(
-        &mut self,
-        now: Instant,
-        config: &SessionConfig,
-        connection: &Connection,
-        shared: &SessionShared,
-    ) -> ProbeStep {
-        let received = connection.datagrams_received();
-        if let Some(outstanding) = &mut self.outstanding {
-            if now < outstanding.deadline {
-                return ProbeStep::Wait;
-            }
-            if received == outstanding.received {
-                return ProbeStep::Dead;
-            }
-            // Something came: the answer may be behind a queue.
-            *outstanding = Outstanding { deadline: now + config.probe_timeout, received };
-            return ProbeStep::Wait;
-        }
-        if self.next.is_some_and(|next| now < next) {
-            return ProbeStep::Wait;
-        }
-        self.busy = self.busy.saturating_sub(1);
-        let interval = if shared.table().core.live_pipes() == 0 {
-            config.idle_probe_interval()
-        } else if self.busy > 0 {
-            config.probe_interval.min(BUSY_PROBE_INTERVAL)
-        } else {
-            config.probe_interval
-        };
-        self.next = Some(now + interval);
-        self.number += 1;
-        self.outstanding = Some(Outstanding { deadline: now + config.probe_timeout, received });
-        ProbeStep::Send(self.number)
-    }
-
-    fn on_pong(&mut self, number: u64) {
-        if number == self.number {
-            self.outstanding = None;
-        }
     }
 }

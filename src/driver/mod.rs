@@ -10,12 +10,13 @@
 //!      └──────────────────────────────────────┘         tried again
 //! ```
 //!
-//! - [`link`] runs an attached connection: control frames, streams,
-//!   probes.
+//! - [`link`] runs an attached connection: control frames, streams.
+//! - [`liveness`] says whether the server can be reached (client).
 //! - [`resume`] brings a new connection from the role (the
 //!   client's dialler, the server's accept loop) to attached.
 
 mod link;
+mod liveness;
 mod resume;
 
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub(crate) struct Driver {
     confirmed: bool,
     /// A graceful shutdown was asked for.
     draining: bool,
+    /// Client: the application says that the network has changed.
+    network_changed: bool,
     /// What `close` was called with.
     goodbye: Option<Close>,
     /// `Close` was sent on some connection: the peer may have ended the session.
@@ -113,6 +116,7 @@ impl Driver {
             linger,
             confirmed,
             draining: false,
+            network_changed: false,
             goodbye: None,
             close_sent: false,
             on_end,
@@ -218,6 +222,8 @@ impl Driver {
         let deadline = linger.and_then(|linger| clock::now().checked_add(linger));
         loop {
             let shared = self.shared.clone();
+            // The next connection is on a fresh socket anyway.
+            self.network_changed = false;
             tokio::select! {
                 biased;
                 attach = self.attaches.recv() => {
@@ -274,6 +280,7 @@ impl Driver {
         if self.shared.host.is_abandoned() && !self.draining {
             return Some(LinkEnd::Ended(abandoned()));
         }
+        self.network_changed |= requests.network_changed;
         let reconnect = requests.reconnect.is_some_and(|given_up| attached == Some(given_up));
         reconnect.then_some(LinkEnd::Reconnect)
     }

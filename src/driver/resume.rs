@@ -130,14 +130,24 @@ impl Driver {
         self.adopt(link.insert(new), &table)
     }
 
-    /// Client: fence, measure, claim; attach when the answer is good.
+    /// Client: fence, measure, claim; attach when the answer is good. A connection
+    /// that is attached still was suspect; if it has recovered, it stays.
     async fn attach_dialled(
         &mut self,
         link: &mut Option<Link>,
         dialled: Dialled,
     ) -> Result<(), SessionError> {
         let Dialled { connection, dialler, deadline, outcome } = dialled;
-        self.fence(link, DetachCause::Replaced, LinkCode::Replaced);
+        if let Some(old) = link {
+            // Was it only slow? Then it has won.
+            let _ = self.look_after(old);
+            if !old.liveness.is_suspect() {
+                connection.close(LinkCode::Detach, b"");
+                let _ = outcome.send(Ok(()));
+                return Ok(());
+            }
+        }
+        self.fence(link, DetachCause::TimedOut, LinkCode::Replaced);
         let shared = self.shared.clone();
         let claimed = tokio::select! {
             biased;

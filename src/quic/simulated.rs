@@ -11,19 +11,20 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 
 use crate::simulation::{Socket, World};
 
-/// An endpoint in `world`, whose course the world's random bytes determine.
-pub(super) fn endpoint(
+/// A socket of `world`.
+pub(super) fn bind(world: &dyn World, local: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    Ok(Arc::new(Simulated(world.bind(local)?)))
+}
+
+/// Settings of an endpoint whose course the random bytes of `world` determine.
+pub(super) fn seeded(
     world: &dyn World,
     mut config: quinn::EndpointConfig,
-    server: Option<quinn::ServerConfig>,
-    local: SocketAddr,
-) -> io::Result<quinn::Endpoint> {
+) -> quinn::EndpointConfig {
     let mut seed = [0; 32];
     world.random(&mut seed);
     config.rng_seed(Some(seed));
-    let socket = Arc::new(Simulated(world.bind(local)?));
-    let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
+    config
 }
 
 #[derive(Debug)]

@@ -92,6 +92,7 @@ mod ledger;
 mod network;
 mod pipes;
 mod random;
+mod recovery;
 mod seeds;
 mod situations;
 mod trace;

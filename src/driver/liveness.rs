@@ -1,0 +1,228 @@
+//! Whether the server can be reached (client): quick to suspect, slow to give up.
+//!
+//! - *Probes* ask: just after traffic as soon as nothing was heard for a while,
+//!   then every second, then as slowly as NATs allow.
+//! - A link whose probe is not answered, with nothing else heard either, is
+//!   *suspect*. Its connection is the canary: kicked at a quick cadence, so that it
+//!   notices the moment that the network is back, however long QUIC's own loss
+//!   timers have backed off (RFC 9002 section 6.2: they double). Meanwhile a new
+//!   connection is dialled; what is answered first goes on.
+//! - Only after the probe timeout it is given up.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::config::SessionConfig;
+use crate::pipe::Totals;
+use crate::quic::Connection;
+
+/// How often the link is probed just after traffic: somebody is there who would
+/// notice.
+const BUSY_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many such probes follow the last traffic.
+const BUSY_PROBES: u32 = 10;
+
+/// What QUIC's peer may add to a round trip by delaying an ack (RFC 9000 section
+/// 18.2, max_ack_delay).
+const ACK_DELAY: Duration = Duration::from_millis(25);
+
+/// The younger an outage, the likelier is its end: kicks come at the interval that
+/// is set for so long, then half as often, then every second.
+const YOUNG: Duration = Duration::from_secs(10);
+const OLD: Duration = Duration::from_secs(120);
+const OLD_KICK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What is to be done about a link.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Wait,
+    /// Ask with this number.
+    Probe(u64),
+    /// It has become suspect.
+    Suspect,
+    /// It is suspect still: have QUIC send something.
+    Kick,
+    /// It is not suspect any more.
+    Recovered,
+    /// Give it up.
+    Dead,
+}
+
+/// Watches over a link.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    /// Of the last probe.
+    number: u64,
+    /// When it was sent, while it is not answered.
+    asked: Option<Instant>,
+    /// When to ask next. The first probe goes out at once: it confirms the
+    /// connection to the server.
+    next: Instant,
+    /// Quick probes left since the last traffic.
+    busy: u32,
+    /// There was traffic since the last probe.
+    fresh: bool,
+    /// Bytes written and read at the last look.
+    traffic: u64,
+    /// ACK frames received at the last look: only they show that both ways work.
+    heard: u64,
+    /// When that number was seen to grow.
+    heard_at: Instant,
+    /// How long silence is nothing to worry about.
+    quiet: Duration,
+    suspicion: Option<Suspicion>,
+}
+
+#[derive(Debug)]
+struct Suspicion {
+    since: Instant,
+    next_kick: Instant,
+}
+
+impl Liveness {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            number: 0,
+            asked: None,
+            next: now,
+            busy: 0,
+            fresh: false,
+            traffic: 0,
+            heard: 0,
+            heard_at: now,
+            quiet: Duration::ZERO,
+            suspicion: None,
+        }
+    }
+
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspicion.is_some()
+    }
+
+    /// When the peer was heard for the last time, as far as it is known.
+    pub(super) fn last_contact(&self) -> Instant {
+        self.heard_at
+    }
+
+    /// Brings the next probe forward if there was traffic since the last look, or if
+    /// there are pipes by now.
+    pub(super) fn notice_traffic(
+        &mut self,
+        now: Instant,
+        config: &SessionConfig,
+        totals: &Totals,
+        pipes: bool,
+    ) {
+        let traffic = totals.written.load(Relaxed).wrapping_add(totals.read.load(Relaxed));
+        if traffic != self.traffic {
+            self.traffic = traffic;
+            self.fresh = true;
+            self.busy = BUSY_PROBES;
+            self.next = self.next.min(now + self.quiet);
+        }
+        if pipes {
+            self.next = self.next.min(now + config.probe_interval);
+        }
+    }
+
+    /// Somebody knows that the network has changed: the link is suspect until
+    /// something is heard.
+    pub(super) fn suspect(&mut self, now: Instant, connection: &Connection) {
+        self.heard = connection.acks_received();
+        self.suspicion = Some(Suspicion { since: now, next_kick: now });
+    }
+
+    pub(super) fn on_pong(&mut self, number: u64) {
+        if number == self.number {
+            self.asked = None;
+        }
+    }
+
+    /// When to look again.
+    pub(super) fn deadline(&self) -> Instant {
+        match (&self.suspicion, self.asked) {
+            (Some(suspicion), _) => suspicion.next_kick,
+            (None, Some(asked)) => asked.max(self.heard_at) + self.quiet,
+            (None, None) => self.next,
+        }
+    }
+
+    /// Looks whether something was heard, and says what to do. `pipes`: whether
+    /// there are any.
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        config: &SessionConfig,
+        connection: &Connection,
+        pipes: bool,
+    ) -> Verdict {
+        self.quiet = quiet(config, connection.rtt());
+        let heard = connection.acks_received();
+        if heard != self.heard {
+            (self.heard, self.heard_at) = (heard, now);
+            if self.suspicion.take().is_some() {
+                return Verdict::Recovered;
+            }
+        }
+        if let Some(suspicion) = &mut self.suspicion {
+            if now >= self.heard_at + config.probe_timeout {
+                return Verdict::Dead;
+            }
+            if now < suspicion.next_kick {
+                return Verdict::Wait;
+            }
+            suspicion.next_kick = now + kick_interval(config, now - suspicion.since);
+            return Verdict::Kick;
+        }
+        if let Some(asked) = self.asked {
+            if now < asked.max(self.heard_at) + self.quiet {
+                return Verdict::Wait;
+            }
+            self.suspicion = Some(Suspicion { since: now, next_kick: now });
+            return Verdict::Suspect;
+        }
+        if now < self.next {
+            return Verdict::Wait;
+        }
+        if self.fresh && self.number > 0 && now < self.heard_at + self.quiet {
+            // While bytes flow nobody need ask.
+            self.next = self.heard_at + self.quiet;
+            return Verdict::Wait;
+        }
+        self.fresh = false;
+        self.busy = self.busy.saturating_sub(1);
+        self.next = now + self.interval(config, pipes);
+        self.number += 1;
+        self.asked = Some(now);
+        Verdict::Probe(self.number)
+    }
+
+    fn interval(&self, config: &SessionConfig, pipes: bool) -> Duration {
+        if !pipes {
+            config.idle_probe_interval()
+        } else if self.busy > 0 {
+            config.probe_interval.min(BUSY_PROBE_INTERVAL)
+        } else {
+            config.probe_interval
+        }
+    }
+}
+
+/// Three probe timeouts of QUIC's (RFC 9002 section 6.2.1, with the variation taken
+/// for a quarter of the round trip), but not less than what is set: a network may
+/// well be silent for some hundred milliseconds and come back by itself.
+fn quiet(config: &SessionConfig, rtt: Duration) -> Duration {
+    (3 * (2 * rtt + ACK_DELAY)).max(config.suspect_after)
+}
+
+fn kick_interval(config: &SessionConfig, age: Duration) -> Duration {
+    if age < YOUNG {
+        config.kick_interval
+    } else if age < OLD {
+        2 * config.kick_interval
+    } else {
+        config.kick_interval.max(OLD_KICK_INTERVAL)
+    }
+}
