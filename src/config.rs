@@ -46,8 +46,8 @@ impl Default for SessionConfig {
             max_pipes: 1024,
             replay_capacity: 16 * MIB,
             replay_budget: 64 * MIB,
-            probe_interval: Duration::from_secs(5),
-            probe_timeout: Duration::from_secs(110),
+            probe_interval: Duration::from_secs(15),
+            probe_timeout: Duration::from_secs(100),
             suspect_after: Duration::from_millis(300),
             kick_interval: Duration::from_millis(20),
             idle_timeout: Duration::from_secs(120),
@@ -92,7 +92,7 @@ impl SessionConfig {
         self
     }
 
-    /// Client: how often the link is probed while pipes are open. Default 5 s,
+    /// Client: how often the link is probed while pipes are open. Default 15 s,
     /// below the 30 s after which many NATs forget a UDP flow; every second (at
     /// most this) for ten seconds after traffic. Without pipes a quarter of the idle
     /// timeout is enough.
@@ -102,7 +102,7 @@ impl SessionConfig {
     }
 
     /// Client: how long nothing at all may be heard until the connection is given
-    /// up. Default 110 s.
+    /// up. Default 100 s.
     ///
     /// Long, since nothing is lost by hoping: while the link is
     /// [suspect](Self::suspect_after), a new connection is dialled as well, and

@@ -20,7 +20,7 @@ use crate::control::{ControlError, ControlReader, ControlWriter};
 use crate::error::SessionError;
 use crate::id::{Epoch, Side};
 use crate::misbehaved::PeerMisbehaved;
-use crate::pipe::{PipeShared, Totals, Wants};
+use crate::pipe::{Host, PipeShared, Wants};
 use crate::proto::{Accepted, Located, Outgoing};
 use crate::quic::{Connection, Dialler, RecvStream, SendStream};
 use crate::wire::{ACK_ENTRIES_MAX, Ack, Close, DecodeError, Frame, Header};
@@ -131,8 +131,12 @@ impl Link {
     /// Server: looks now and then whether what is sent arrives. The client finds out
     /// that the network is away, and that it is back; but its first sign of life
     /// must not meet a window that is full.
-    fn keep_vigil(&mut self, totals: &Totals) {
-        if self.vigil.is_none() && totals.kept.load(Relaxed) > 0 {
+    fn keep_vigil(&mut self, host: &Host) {
+        if self.vigil.is_some() {
+            return;
+        }
+        host.rest();
+        if host.totals.kept.load(Relaxed) > 0 {
             self.vigil = Some((clock::now() + VIGIL, self.connection.acks_received()));
         }
     }
@@ -171,13 +175,12 @@ impl Driver {
             if let Err(end) = self.after_step(link) {
                 return end;
             }
-            let totals = &shared.host.totals;
             match shared.side {
                 Side::Client => {
                     let (now, pipes) = (clock::now(), self.has_pipes());
-                    link.liveness.notice_traffic(now, &self.config, totals, pipes);
+                    link.liveness.notice_traffic(now, &self.config, &shared.host, pipes);
                 }
-                Side::Server => link.keep_vigil(totals),
+                Side::Server => link.keep_vigil(&shared.host),
             }
             let timer = self.next_timer(link);
             let step = tokio::select! {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::config::SessionConfig;
-use crate::pipe::Totals;
+use crate::pipe::Host;
 use crate::quic::Connection;
 
 /// How often the link is probed just after traffic: somebody is there who would
@@ -112,10 +112,12 @@ impl Liveness {
         &mut self,
         now: Instant,
         config: &SessionConfig,
-        totals: &Totals,
+        host: &Host,
         pipes: bool,
     ) {
-        let traffic = totals.written.load(Relaxed).wrapping_add(totals.read.load(Relaxed));
+        // While it is known that there was some, nobody need tell.
+        let written = if self.fresh { host.totals.written.load(Relaxed) } else { host.rest() };
+        let traffic = written.wrapping_add(host.totals.read.load(Relaxed));
         if traffic != self.traffic {
             self.traffic = traffic;
             self.fresh = true;

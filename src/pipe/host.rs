@@ -10,7 +10,7 @@ use super::budget::SharedBudget;
 use super::shared::PipeShared;
 use crate::id::Epoch;
 use crate::misbehaved::PeerMisbehaved;
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The side of a session that its pipes see.
@@ -23,6 +23,8 @@ pub(crate) struct Host {
     pub(crate) totals: Totals,
     /// Wakes the driver.
     pub(crate) wake: Notify,
+    /// The driver wants to be woken by the next write.
+    resting: AtomicBool,
     /// The epoch of the attached connection, 0 while there is none. Cleared
     /// before the pipes are detached: a stream that comes too late is not
     /// attached any more.
@@ -63,6 +65,7 @@ impl Host {
             server_budget,
             totals: Totals::default(),
             wake: Notify::new(),
+            resting: AtomicBool::new(false),
             attached: AtomicU64::new(0),
             due: Mutex::new(Due::default()),
             handles: AtomicUsize::new(0),
@@ -76,6 +79,23 @@ impl Host {
 
     pub(crate) fn is_attached(&self, epoch: Epoch) -> bool {
         self.attached.load(Ordering::SeqCst) == epoch.get()
+    }
+
+    /// Has the next write wake the driver: it looks after the link while there is
+    /// traffic. Returns how many bytes were written so far; what comes later wakes.
+    pub(crate) fn rest(&self) -> u64 {
+        self.resting.store(true, Ordering::SeqCst);
+        self.totals.written.load(Ordering::SeqCst)
+    }
+
+    /// So many bytes were written.
+    pub(super) fn count_written(&self, bytes: u64) {
+        // In this order, as the driver does it in the other: one of the two sees what
+        // the other has done.
+        self.totals.written.fetch_add(bytes, Ordering::SeqCst);
+        if self.resting.load(Ordering::SeqCst) && self.resting.swap(false, Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
     }
 
     /// Has the driver look at `pipe` at once.

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(crate) use attachment::Wants;
 pub(crate) use budget::SharedBudget;
-pub(crate) use host::{Handle, Host, Totals};
+pub(crate) use host::{Handle, Host};
 pub use reader::BackedReader;
 pub(crate) use shared::PipeShared;
 pub use writer::BackedWriter;

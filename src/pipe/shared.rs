@@ -163,7 +163,7 @@ impl PipeShared {
             }
         };
         self.settle(state);
-        self.host.totals.written.fetch_add(taken as u64, Relaxed);
+        self.host.count_written(taken as u64);
         Poll::Ready(Ok(taken))
     }
 

@@ -22,6 +22,8 @@
 //!   dropped while the [`weather`] blows; then the network is healed for good, and
 //!   everything that is owed must come within a stated time. [`seeds`] makes many
 //!   such runs.
+//! - [`recovery`] measures how soon bytes flow once the network is back, and [`pace`]
+//!   what else takes how long.
 //! - [`situations`] are the nineteen of the design, each by name, swept over the
 //!   moments at which they can happen.
 //!
@@ -90,6 +92,7 @@ use std::process::Command;
 mod dice;
 mod ledger;
 mod network;
+mod pace;
 mod pipes;
 mod random;
 mod recovery;

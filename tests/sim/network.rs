@@ -110,7 +110,10 @@ struct State {
     roads: BTreeMap<IpAddr, Road>,
     /// By arrival; the number keeps those apart that arrive at once.
     under_way: BTreeMap<(Instant, u64), Datagram>,
+    /// The last number that was given to anything.
     sent: u64,
+    datagrams: u64,
+    bytes: u64,
     delivered: u64,
     next_port: u16,
     /// The host whose socket was the last to hear from the server at all.
@@ -182,6 +185,8 @@ impl Network {
                 roads: BTreeMap::new(),
                 under_way: BTreeMap::new(),
                 sent: 0,
+                datagrams: 0,
+                bytes: 0,
                 delivered: 0,
                 next_port: 1024,
                 answered: 0,
@@ -332,7 +337,12 @@ impl Network {
     /// Datagrams sent and delivered.
     pub fn counts(&self) -> (u64, u64) {
         let state = self.lock();
-        (state.sent, state.delivered)
+        (state.datagrams, state.delivered)
+    }
+
+    /// What all datagrams sent so far held, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.lock().bytes
     }
 
     /// Waits until so many more datagrams have arrived on the road of `host`, in
@@ -376,6 +386,8 @@ impl Network {
             return;
         }
         state.sent += 1;
+        state.datagrams += 1;
+        state.bytes += bytes.len() as u64;
         let number = state.sent;
         let (way, client) = if from == SERVER {
             match state.roads.values().find_map(|road| road.inside.get(&to)) {

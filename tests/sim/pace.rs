@@ -1,0 +1,206 @@
+//! What takes how long, and costs how much, on a road where nothing goes wrong.
+
+use std::time::Duration;
+
+use evermux::{BackedPipe, CloseCode, LinkState, Session, SessionConfig};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::network::{BOTH_WAYS, Conditions, Gate};
+use crate::world::{self, World};
+
+const LATENCY: Duration = Duration::from_millis(20);
+
+/// Both sides of a session with default settings.
+struct Pair {
+    ours: Session,
+    theirs: Session,
+}
+
+impl Pair {
+    async fn new(world: &World) -> Self {
+        Self::with(world, SessionConfig::default()).await
+    }
+
+    async fn with(world: &World, config: SessionConfig) -> Self {
+        let road = Conditions { latency: LATENCY, ..Conditions::default() };
+        world.network.pave(1, road, road);
+        let server = world.server(config.clone(), |_| {});
+        let client = world.client(1, config, |_| {});
+        let (ours, theirs) = world.session(&client, &server).await;
+        Self { ours, theirs }
+    }
+
+    async fn pipe(&self) -> (BackedPipe, BackedPipe) {
+        let ours = self.ours.open_pipe("").expect("the first");
+        let theirs = self.theirs.accept_pipe().await.expect("it comes").expect("a pipe");
+        (ours, theirs)
+    }
+
+    async fn end(self) {
+        self.ours.close(CloseCode::DONE, b"");
+        tokio::join!(self.ours.closed(), self.theirs.closed());
+    }
+}
+
+/// Plays once, in the same world every time.
+fn play<F: Future<Output = ()>>(play: impl FnOnce(World) -> F) {
+    world::run(0, false, play).result.expect("it ends well");
+}
+
+#[test]
+fn what_was_read_is_acknowledged_within_the_delay_of_acks_in_both_directions() {
+    play(|world| async move {
+        let pair = Pair::new(&world).await;
+        let (mut ours, mut theirs) = pair.pipe().await;
+        // Not in the middle of the first probe.
+        sleep(Duration::from_secs(1)).await;
+        for up in [true, false] {
+            let (from, to) = if up { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
+            from.writer().write_all(b"a few bytes").await.unwrap();
+            to.reader().read(&mut [0; 100]).await.unwrap();
+            let read_at = Instant::now();
+            from.writer().wait_acked(11).await.unwrap();
+            let took = read_at.elapsed();
+            // They wait 25 ms for company.
+            assert!(took >= LATENCY + Duration::from_millis(24), "{took:?}");
+            assert!(took <= LATENCY + Duration::from_millis(30), "{took:?}");
+        }
+        drop((ours, theirs));
+        pair.end().await;
+    });
+}
+
+/// What an hour of doing nothing costs, on the wire: 28 bytes of each datagram are
+/// headers of IP and UDP.
+#[test]
+fn an_idle_link_costs_less_than_60_kb_an_hour() {
+    for pipes in [0, 3] {
+        play(|world| async move {
+            let pair = Pair::new(&world).await;
+            let mut held = Vec::new();
+            for _ in 0..pipes {
+                held.push(pair.pipe().await);
+            }
+            sleep(Duration::from_secs(60)).await;
+            let cost = || world.network.bytes() + 28 * world.network.counts().0;
+            let before = cost();
+            sleep(Duration::from_secs(3600)).await;
+            let cost = cost() - before;
+            println!("{pipes} idle pipes: {cost} bytes an hour");
+            assert!((10_000..60_000).contains(&cost), "{pipes} pipes: {cost} bytes");
+            drop(held);
+            pair.end().await;
+        });
+    }
+}
+
+/// Waits for the link to be as `so` says, and says how long that took.
+async fn until(session: &Session, so: impl Fn(&LinkState) -> bool) -> Duration {
+    let begun = Instant::now();
+    timeout(Duration::from_secs(1000), async {
+        while !so(&session.link()) {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("so in the end");
+    begun.elapsed()
+}
+
+fn is_suspect(link: &LinkState) -> bool {
+    matches!(link, LinkState::Suspect { .. })
+}
+
+fn close_road(world: &World) {
+    BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(1, way, Gate::Closed));
+}
+
+#[test]
+fn an_outage_is_suspected_within_a_second_in_use_and_at_the_next_probe_otherwise() {
+    for (idle, least, most) in [(0, 500, 1_000), (3, 500, 2_000), (60, 500, 16_000)] {
+        play(|world| async move {
+            let pair = Pair::new(&world).await;
+            let (mut ours, theirs) = pair.pipe().await;
+            // It falls asleep first, if it can.
+            sleep(Duration::from_secs(60)).await;
+            ours.writer().write_all(b"traffic").await.unwrap();
+            sleep(Duration::from_millis(10) + Duration::from_secs(idle)).await;
+            close_road(&world);
+            let took = until(&pair.ours, is_suspect).await.as_millis();
+            assert!((least..=most).contains(&took), "idle for {idle} s: after {took} ms");
+            drop((ours, theirs));
+            pair.end().await;
+        });
+    }
+}
+
+#[test]
+fn a_moment_of_silence_is_nothing_to_worry_about() {
+    play(|world| async move {
+        let pair = Pair::new(&world).await;
+        let (mut ours, theirs) = pair.pipe().await;
+        let mut events = pair.ours.events();
+        for _ in 0..30 {
+            ours.writer().write_all(b"traffic").await.unwrap();
+            BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(1, way, Gate::Holding));
+            sleep(Duration::from_millis(250)).await;
+            BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(1, way, Gate::Open));
+            sleep(Duration::from_millis(730)).await;
+        }
+        assert!(timeout(Duration::ZERO, events.next()).await.is_err(), "somebody worried");
+        drop((ours, theirs));
+        pair.end().await;
+    });
+}
+
+/// Kicks and dials: often at first, then seldom; at last the connection is given up.
+#[test]
+fn a_suspect_link_sends_less_and_less() {
+    play(|world| async move {
+        let mut config = SessionConfig::default();
+        config.idle_timeout(Duration::from_secs(400)).probe_timeout(Duration::from_secs(300));
+        let pair = Pair::with(&world, config).await;
+        let (mut ours, theirs) = pair.pipe().await;
+        sleep(Duration::from_secs(1)).await;
+        close_road(&world);
+        let last_contact = Instant::now();
+        ours.writer().write_all(b"traffic").await.unwrap();
+        until(&pair.ours, is_suspect).await;
+        // (until so many seconds, datagrams a second)
+        for (until, least, most) in [(10, 45, 60), (120, 22, 35), (299, 1, 8)] {
+            let (from, before) = (last_contact.elapsed().as_secs_f64(), world.network.counts().0);
+            sleep_until(last_contact + Duration::from_secs(until)).await;
+            let sent = (world.network.counts().0 - before) as f64;
+            let rate = sent / (last_contact.elapsed().as_secs_f64() - from);
+            assert!(
+                (least as f64..most as f64).contains(&rate),
+                "up to {until} s: {rate} a second"
+            );
+        }
+        until(&pair.ours, |link| matches!(link, LinkState::Detached { .. })).await;
+        let lasted = last_contact.elapsed().as_secs_f64();
+        assert!((299.9..302.0).contains(&lasted), "given up after {lasted} s");
+        drop((ours, theirs));
+        pair.end().await;
+    });
+}
+
+#[test]
+fn a_farewell_that_nobody_hears_takes_a_moment_and_a_graceful_one_some() {
+    for (graceful, least, most) in [(false, 900, 2_100), (true, 4_900, 6_500)] {
+        play(|world| async move {
+            let pair = Pair::new(&world).await;
+            sleep(Duration::from_secs(1)).await;
+            close_road(&world);
+            let begun = Instant::now();
+            if graceful {
+                pair.ours.shutdown().await.expect("there was nothing to lose");
+            } else {
+                pair.ours.close(CloseCode::DONE, b"");
+                pair.ours.closed().await;
+            }
+            let took = begun.elapsed().as_millis();
+            assert!((least..most).contains(&took), "graceful: {graceful}, after {took} ms");
+        });
+    }
+}
