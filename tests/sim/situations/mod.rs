@@ -4,8 +4,10 @@
 
 mod actors;
 mod ends;
+mod intruders;
 mod late;
 mod opens;
 mod pressure;
 mod servers;
+mod sockets;
 mod stage;
