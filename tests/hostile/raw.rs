@@ -155,6 +155,14 @@ impl Peer {
         Dial::default().connect(addr).await
     }
 
+    /// From an endpoint with a configuration for clients.
+    pub async fn connect_from(endpoint: quinn::Endpoint, addr: SocketAddr) -> Result<Self, String> {
+        match endpoint.connect(addr, "localhost").unwrap().await {
+            Ok(connection) => Ok(Self { connection, _endpoint: endpoint }),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// The application code and reason with which the other side closes.
     pub async fn closed(&self) -> (u64, String) {
         match self.connection.closed().await {
@@ -253,7 +261,7 @@ impl Default for Dial {
 }
 
 impl Dial {
-    pub fn endpoint(&self) -> quinn::Endpoint {
+    pub fn config(&self) -> quinn::ClientConfig {
         let builder = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
@@ -272,17 +280,17 @@ impl Dial {
         transport.stream_receive_window(self.window.into()).send_window(256 * 1024);
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(Arc::new(transport));
+        config
+    }
+
+    pub fn endpoint(&self) -> quinn::Endpoint {
         let mut endpoint = quinn::Endpoint::client((self.from, 0).into()).unwrap();
-        endpoint.set_default_client_config(config);
+        endpoint.set_default_client_config(self.config());
         endpoint
     }
 
     pub async fn connect(&self, addr: SocketAddr) -> Result<Peer, String> {
-        let endpoint = self.endpoint();
-        match endpoint.connect(addr, "localhost").unwrap().await {
-            Ok(connection) => Ok(Peer { connection, _endpoint: endpoint }),
-            Err(error) => Err(error.to_string()),
-        }
+        Peer::connect_from(self.endpoint(), addr).await
     }
 }
 
@@ -296,7 +304,18 @@ pub struct RawServer {
 impl RawServer {
     pub fn new(alpn: &[u8]) -> Self {
         let identity = Identity::self_signed(&["localhost"]).unwrap();
-        let (chain, key) = chain_and_key(&identity);
+        let config = Self::config(&identity, alpn);
+        let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Self::on(endpoint, &identity)
+    }
+
+    /// On an endpoint with a configuration of this identity.
+    pub fn on(endpoint: quinn::Endpoint, identity: &Identity) -> Self {
+        Self { addr: endpoint.local_addr().unwrap(), pin: identity.fingerprint(), endpoint }
+    }
+
+    pub fn config(identity: &Identity, alpn: &[u8]) -> quinn::ServerConfig {
+        let (chain, key) = chain_and_key(identity);
         let mut tls = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
@@ -305,9 +324,7 @@ impl RawServer {
             .unwrap();
         tls.alpn_protocols = vec![alpn.to_vec()];
         let crypto = QuicServerConfig::try_from(tls).unwrap();
-        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        Self { addr: endpoint.local_addr().unwrap(), pin: identity.fingerprint(), endpoint }
+        quinn::ServerConfig::with_crypto(Arc::new(crypto))
     }
 
     /// The next client, if its handshake succeeds.

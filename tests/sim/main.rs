@@ -95,6 +95,10 @@ mod network;
 mod pace;
 mod pipes;
 mod random;
+// What speaks the protocol by hand there does so here, on sockets in memory.
+#[allow(dead_code, reason = "a part of it is for the tests there")]
+#[path = "../hostile/raw.rs"]
+mod raw;
 mod recovery;
 mod seeds;
 mod situations;

@@ -29,7 +29,7 @@ const LEFTOVERS: Duration = Duration::from_secs(1000);
 /// ever comes here within a second or two.
 const EVER: Duration = Duration::from_secs(24 * 3600);
 
-static IDENTITY: LazyLock<Identity> = LazyLock::new(identity);
+pub static IDENTITY: LazyLock<Identity> = LazyLock::new(identity);
 
 /// Signs as many bytes every time, which ECDSA does not.
 fn identity() -> Identity {

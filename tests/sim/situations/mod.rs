@@ -3,9 +3,12 @@
 //! that arrives, and so on, until it comes too late.
 
 mod actors;
+mod crowds;
 mod ends;
+mod intruders;
 mod late;
 mod opens;
 mod pressure;
 mod servers;
+mod sockets;
 mod stage;

@@ -27,7 +27,7 @@ const GLANCE: Duration = Duration::from_millis(5);
 
 /// Long enough for everybody to do what there is to do, and shorter than any
 /// timer or road.
-const INSTANT: Duration = Duration::from_millis(1);
+pub const INSTANT: Duration = Duration::from_millis(1);
 
 /// Once the network lets them, both sides come to an end of what they do within
 /// this time: a dead link is noticed, an attempt fails, the next one does not.
