@@ -171,7 +171,7 @@ fn situation_19_a_crowd_that_comes_back_at_once_is_served_and_so_are_newcomers()
         // All are told at once: nothing but jitter draws them apart.
         for (_, ours, _) in &sessions {
             let ours = ours.clone();
-            tasks.spawn(async move { drop(ours.reconnect().await.expect("a live session")) });
+            tasks.spawn(async move { ours.reconnect().await.map(drop).expect("a live session") });
         }
         sleep(OUTAGE).await;
         let shared = server.stats().bytes_shared;
