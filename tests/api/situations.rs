@@ -1006,6 +1006,54 @@ async fn a_runtime_that_goes_away_ends_its_sessions_for_everybody_who_waits() {
     assert_eq!(server.stats().sessions, 0);
 }
 
+/// What the other side says is what everybody is told, also if this side was about to
+/// say something nicer.
+#[tokio::test]
+async fn a_close_that_comes_during_a_shutdown_is_told_as_it_was_said() {
+    let enough = (CloseCode::application(7), &b""[..]);
+    for (code, reason) in [enough, (CloseCode::DONE, b"in a hurry"), (CloseCode::DONE, b"")] {
+        let world = World::new().await;
+        let (client, server) = world.session().await;
+        let (mut ours, _theirs) = pipe(&client, &server).await;
+        // Not read over there: the shutdown goes on waiting.
+        write_now(ours.writer(), 1, 0, 1_000).await;
+        let shutdown = tokio::spawn({
+            let client = client.clone();
+            async move { client.shutdown().await }
+        });
+        until("the shutdown", || client.open_pipe("").is_err()).await;
+        server.close(code, reason);
+        let told = soon("the end", client.closed()).await;
+        let reason = Bytes::from_static(reason);
+        let expected = SessionError::PeerClosed { code, reason };
+        assert_eq!(told, expected);
+        // Bytes were lost, and that is not hidden.
+        assert_eq!(soon("the shutdown", shutdown).await.unwrap(), Err(expected));
+    }
+}
+
+/// The runtime of a session's task may end before those who wait for the session.
+#[test]
+fn nobody_waits_for_a_session_whose_runtime_is_gone() {
+    let make = || tokio::runtime::Runtime::new().unwrap();
+    let (sessions, waiters) = (make(), make());
+    let (world, client, mut ours, _theirs) = sessions.block_on(async {
+        let world = World::new().await;
+        let (client, server) = world.session().await;
+        let (ours, theirs) = pipe(&client, &server).await;
+        (world, client, ours, theirs)
+    });
+    waiters.block_on(async {
+        let read = ours.reader().read_chunk(100);
+        let (ended, read) = tokio::join!(client.closed(), async {
+            tokio::task::spawn_blocking(move || sessions.shutdown_background()).await.unwrap();
+            soon("the end", read).await
+        });
+        assert_eq!(read, Err(ended.into()));
+    });
+    drop(world);
+}
+
 #[tokio::test]
 async fn shutdown_waits_through_an_outage_until_everything_is_read() {
     let world = World::new().await;

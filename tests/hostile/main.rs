@@ -238,6 +238,11 @@ impl RawSession {
     }
 }
 
+/// What `future` gives if it gives it at once.
+async fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(Duration::ZERO, future).await.ok()
+}
+
 async fn expect(recv: &mut RecvStream, bytes: &[u8]) {
     let mut answer = vec![0; bytes.len()];
     soon("an echo", recv.read_exact(&mut answer)).await.unwrap();
@@ -868,6 +873,29 @@ async fn a_peer_that_never_acknowledges_an_end_runs_out_of_pipes() {
     assert_eq!(opened, 2 * 4 + 64);
     let closed = soon("a close", session.peer.closed()).await;
     assert_eq!(closed, (codes::VIOLATION, "opened more pipes than the 4 allowed".into()));
+    world.all_is_well().await;
+}
+
+#[tokio::test]
+async fn a_peer_may_open_as_many_streams_as_pipes_and_32_to_overlap() {
+    let world = World::with(|config| {
+        let mut session = SessionConfig::default();
+        session.max_pipes(8).initial_streams(1);
+        config.session(session);
+    })
+    .await;
+    let mut session = RawSession::begin(&world).await;
+    let mut held = Vec::new();
+    for pipe in 0..8 {
+        held.push(session.peer.stream(&header(1, 2 * pipe, 0, Some(b""))).await);
+        // The server gives leave for more streams before it answers.
+        session.settled().await;
+    }
+    while let Some(stream) = now(session.peer.connection.open_bi()).await {
+        held.push(stream.unwrap());
+        session.settled().await;
+    }
+    assert_eq!(held.len(), 8 + 32, "besides the control stream");
     world.all_is_well().await;
 }
 
