@@ -5,6 +5,7 @@
 //! - [`pair`]: two of them, and connections that lose, hold and delay.
 //! - [`exchange`]: how such a pair resumes, step by step.
 //! - [`laws`]: what must hold after every step, whatever the schedule.
+//! - [`schedule`]: steps, in whatever order, on such a pair.
 //! - [`model`]: arbitrary schedules.
 //! - [`situations`]: schedules in which the exact order is the point.
 //! - [`claims`]: the same, about who holds the session.
@@ -19,4 +20,5 @@ mod laws;
 mod model;
 mod pair;
 mod peer;
+mod schedule;
 mod situations;
