@@ -85,6 +85,9 @@ mod driver;
 mod environment;
 mod error;
 mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 #[cfg(all(test, shuttle))]
 mod interleavings;

@@ -19,7 +19,7 @@
 //! - No input from a peer panics: the lints below keep it so.
 
 #![cfg_attr(
-    not(test),
+    not(any(test, fuzzing)),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
 )]
 
@@ -32,7 +32,7 @@ mod replay;
 mod resume;
 mod send;
 mod session;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod tests;
 mod token;
 
@@ -43,3 +43,5 @@ pub(crate) use recv::ReadEnd;
 pub(crate) use resume::PeerTable;
 pub(crate) use send::WriteEnd;
 pub(crate) use session::{Accepted, Located, SessionCore};
+#[cfg(any(test, fuzzing))]
+pub(crate) use tests::fuzz;

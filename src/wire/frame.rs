@@ -597,6 +597,12 @@ impl Decoder {
         self.buffered.extend_from_slice(bytes);
     }
 
+    /// How many bytes wait for the rest of their frame.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffered.len()
+    }
+
     /// The next whole frame; `None` until more bytes come.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
         let Some((kind, kind_len)) = peek_varint(&self.buffered) else {

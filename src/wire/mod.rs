@@ -15,6 +15,8 @@ mod header;
 
 pub use codec::DecodeError;
 pub(crate) use codec::MAX_VARINT;
+#[cfg(any(test, fuzzing))]
+pub(crate) use frame::FRAME_MAX;
 pub(crate) use frame::{
     ACK_ENTRIES_MAX, Ack, Close, Decoder, Frame, GAP_ENTRIES_MAX, Gaps, Hello,
     POSITION_ENTRIES_MAX, Parameters, Position, Positions, RecvReport, Refused, Reset, Resume,

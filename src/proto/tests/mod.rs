@@ -11,14 +11,26 @@
 //! - [`claims`]: the same, about who holds the session.
 //! - [`hostile`]: a peer that does not keep to the protocol.
 //! - [`arbitrary`]: one that sends anything at all.
+//! - [`fuzz`]: the last and `model`, with the choices made by a fuzzer.
+//!
+//! The fuzzer has neither `cfg(test)` nor proptest: what it uses of this does
+//! without, and what it does not use is not dead for that.
 
+#![cfg_attr(not(test), allow(dead_code))]
+
+#[cfg(test)]
 mod arbitrary;
+#[cfg(test)]
 mod claims;
 mod exchange;
+pub(crate) mod fuzz;
+#[cfg(test)]
 mod hostile;
 mod laws;
+#[cfg(test)]
 mod model;
 mod pair;
 mod peer;
 mod schedule;
+#[cfg(test)]
 mod situations;
