@@ -9,27 +9,23 @@
 //!   ([`Lost`]);
 //! - reads and writes can be polled with a `Bytes` chunk, without a copy.
 
+mod courteous;
 #[cfg(feature = "simulation")]
 mod simulated;
 
-use std::any::Any;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{AsyncUdpSocket, ConnectionError, Runtime, VarInt};
-use quinn_proto::RttEstimator;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::clock;
 use crate::code::LinkCode;
 use crate::config::Transport;
 use crate::crypto::hmac_sha256;
@@ -37,6 +33,7 @@ use crate::environment::Environment;
 use crate::error::BindError;
 use crate::tls::{self, ClientTls, Fingerprint, ServerTls, TlsError};
 use crate::wire::SECRET_LEN;
+use courteous::{CourteousFactory, Courtesy};
 
 /// Why a connection is no more, as far as its session cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,8 +238,8 @@ impl Connection {
 
     /// Ends the connection; what is under way is lost.
     pub(crate) fn close(&self, code: LinkCode, reason: &[u8]) {
-        if let Some(courtesy) = self.courtesy() {
-            courtesy.leaving.store(true, Ordering::Relaxed);
+        if let Some(courtesy) = Courtesy::of(&self.0) {
+            courtesy.leave();
         }
         self.0.close(varint(code.to_wire()), reason);
     }
@@ -252,19 +249,14 @@ impl Connection {
     /// answer to a new packet shows that the old ones are lost. QUIC's own probes are
     /// not subject to the window either (RFC 9002 section 7.5), but become rare.
     pub(crate) fn expect_loss(&self) {
-        if let Some(courtesy) = self.courtesy() {
-            courtesy.silent.store(true, Ordering::Relaxed);
+        if let Some(courtesy) = Courtesy::of(&self.0) {
+            courtesy.expect_loss();
         }
     }
 
     /// ACK frames received so far: grows while what is sent arrives.
     pub(crate) fn acks_received(&self) -> u64 {
         self.0.stats().frame_rx.acks
-    }
-
-    fn courtesy(&self) -> Option<Arc<Courtesy>> {
-        let controller = self.0.congestion_state().into_any();
-        controller.downcast::<Courteous>().ok().map(|controller| controller.courtesy)
     }
 
     pub(crate) fn remote_addr(&self) -> SocketAddr {
@@ -499,167 +491,6 @@ impl Transport {
             config.initial_rtt((rtt * 3 / 2).clamp(INITIAL_RTT_MIN, INITIAL_RTT_MAX));
         }
         config
-    }
-}
-
-/// CUBIC that does not stand in the way of a farewell, nor of a sign of life.
-///
-/// While stream data waits, quinn holds CONNECTION_CLOSE back for the congestion
-/// window, and once closed it takes no acks that would open it: in the middle of
-/// an upload the peer would never hear of the end (quinn-proto 0.11.19,
-/// `poll_transmit`). Of the data nothing is sent any more.
-///
-/// Nor does it stand in the way of a sign of life after an outage. Then the window
-/// is full of packets that are lost, and quinn sends not even acks while data waits
-/// behind it.
-struct Courteous {
-    inner: Box<dyn Controller>,
-    /// Shared by all clones.
-    courtesy: Arc<Courtesy>,
-    silence: Silence,
-    /// Bytes in flight as of the last ack, and sent since.
-    in_flight: u64,
-    /// When the first ack after a silence came, for one round trip.
-    revived_at: Option<Instant>,
-}
-
-#[derive(Debug, Default)]
-struct Courtesy {
-    /// The connection is being closed.
-    leaving: AtomicBool,
-    /// No acks come for what was sent.
-    silent: AtomicBool,
-}
-
-/// What was sent while no acks came.
-#[derive(Clone, Copy, Debug, Default)]
-struct Silence {
-    first: Option<Instant>,
-    last: Option<Instant>,
-}
-
-/// One packet of any size that quinn makes.
-const NUDGE: u64 = 1500;
-
-/// In silence one packet may go out beyond the window so often, if there is a reason
-/// to send.
-const NUDGE_INTERVAL: Duration = Duration::from_millis(10);
-
-/// After a silence the window is down to two packets (RFC 9002 section 7.6). For one
-/// round trip as much may go out as on a fresh connection (section 7.2), which would
-/// be the alternative.
-const REVIVAL: u64 = 10 * NUDGE;
-
-struct CourteousFactory;
-
-impl ControllerFactory for CourteousFactory {
-    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let inner = Arc::new(CubicConfig::default()).build(now, current_mtu);
-        Box::new(Courteous {
-            inner,
-            courtesy: Arc::default(),
-            silence: Silence::default(),
-            in_flight: 0,
-            revived_at: None,
-        })
-    }
-}
-
-impl Controller for Courteous {
-    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
-        if self.courtesy.silent.load(Ordering::Relaxed) {
-            self.silence.first.get_or_insert(now);
-            self.silence.last = Some(now);
-        }
-        self.in_flight = self.in_flight.saturating_add(bytes);
-        self.inner.on_sent(now, bytes, last_packet_number);
-    }
-
-    fn on_ack(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        bytes: u64,
-        app_limited: bool,
-        rtt: &RttEstimator,
-    ) {
-        if self.courtesy.silent.load(Ordering::Relaxed) {
-            // An ack from before, come late, says nothing about now.
-            if self.silence.first.is_none_or(|first| sent >= first) {
-                self.revived_at = self.silence.first.map(|_| now);
-                self.silence = Silence::default();
-                self.courtesy.silent.store(false, Ordering::Relaxed);
-            }
-        } else if self.revived_at.is_some_and(|revived| sent >= revived) {
-            self.revived_at = None;
-        }
-        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
-    }
-
-    fn on_end_acks(
-        &mut self,
-        now: Instant,
-        in_flight: u64,
-        app_limited: bool,
-        largest_packet_num_acked: Option<u64>,
-    ) {
-        self.in_flight = in_flight;
-        self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
-    }
-
-    fn on_congestion_event(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        is_persistent_congestion: bool,
-        lost_bytes: u64,
-    ) {
-        self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
-    }
-
-    fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.inner.on_mtu_update(new_mtu);
-    }
-
-    fn window(&self) -> u64 {
-        // Beyond 32 bits it is not paced either.
-        if self.courtesy.leaving.load(Ordering::Relaxed) {
-            return u64::MAX;
-        }
-        let mut window = self.inner.window();
-        if self.courtesy.silent.load(Ordering::Relaxed) {
-            window = window.max(self.in_flight);
-            let rests = |last: Instant| clock::now().into_std() < last + NUDGE_INTERVAL;
-            if !self.silence.last.is_some_and(rests) {
-                window = window.saturating_add(NUDGE);
-            }
-        }
-        if self.revived_at.is_some() {
-            window = window.saturating_add(REVIVAL);
-        }
-        window
-    }
-
-    fn metrics(&self) -> ControllerMetrics {
-        self.inner.metrics()
-    }
-
-    fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self {
-            inner: self.inner.clone_box(),
-            courtesy: self.courtesy.clone(),
-            silence: self.silence,
-            in_flight: self.in_flight,
-            revived_at: self.revived_at,
-        })
-    }
-
-    fn initial_window(&self) -> u64 {
-        self.inner.initial_window()
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
     }
 }
 
