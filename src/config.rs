@@ -101,8 +101,8 @@ impl SessionConfig {
         self
     }
 
-    /// Client: how long nothing at all may be heard until the connection is given
-    /// up. Default 100 s.
+    /// Client: how long a connection may be suspect until it is given up. Default
+    /// 100 s.
     ///
     /// Long, since nothing is lost by hoping: while the link is
     /// [suspect](Self::suspect_after), a new connection is dialled as well, and

@@ -205,7 +205,6 @@ impl Session {
     pub fn network_changed(&self) {
         if self.shared.side == Side::Client {
             self.shared.request(|requests| requests.network_changed = true);
-            self.shared.redial.notify_one();
         }
     }
 
@@ -442,6 +441,11 @@ impl SessionShared {
 
     pub(crate) fn last_rtt(&self) -> Option<Duration> {
         self.table().last_rtt
+    }
+
+    /// Round-trip time of the attached connection.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.table().connection.as_ref().map(|(connection, _)| connection.rtt())
     }
 
     pub(crate) fn link_state(&self) -> LinkState {

@@ -13,9 +13,10 @@ use crate::event::{DetachCause, LinkState, SessionEvent, elapsed};
 use crate::proto::Backoff;
 use crate::session::SessionShared;
 
-/// How long a suspect link has until a new connection is dialled beside it: what
-/// comes back by itself within that time is answered first anyway.
-const HEAD_START: Duration = Duration::from_millis(250);
+/// A suspect link has two round trips, within these bounds, until a new connection is
+/// dialled beside it: if it works it is answered after one.
+const HEAD_START_MIN: Duration = Duration::from_millis(50);
+const HEAD_START_MAX: Duration = Duration::from_millis(250);
 
 /// Brings the driver a new connection whenever the link is down or might be. Ends
 /// with the session.
@@ -27,7 +28,11 @@ pub(super) async fn keep_attached(
 ) {
     let needy = |session: &SessionShared| match session.link_state() {
         LinkState::Attached { .. } => None,
-        LinkState::Suspect { .. } => Some(Some((DetachCause::TimedOut, HEAD_START))),
+        LinkState::Suspect { .. } => {
+            let answered = 2 * session.rtt().unwrap_or_default();
+            let head_start = answered.clamp(HEAD_START_MIN, HEAD_START_MAX);
+            Some(Some((DetachCause::TimedOut, head_start)))
+        }
         LinkState::Detached { cause, .. } => Some(Some((cause, Duration::ZERO))),
         LinkState::Closed { .. } => Some(None),
     };

@@ -32,6 +32,10 @@ const ACK_DELAY: Duration = Duration::from_millis(25);
 /// Without an ack for so long what the server has sent is probably lost.
 const VIGIL: Duration = Duration::from_millis(500);
 
+/// A network that has changed goes on changing for a while: what is said within this
+/// time is one.
+const SETTLES: Duration = Duration::from_millis(100);
+
 /// Most bytes of a stream read at a time while its header is awaited.
 const HEADER_READ: usize = 64 * 1024;
 
@@ -63,8 +67,8 @@ pub(super) struct Link {
     /// Server: when to look whether acks come, and how many had come before.
     vigil: Option<(Instant, u64)>,
     pub(super) liveness: Liveness,
-    /// The socket has changed, and nothing was heard on the new one yet.
-    migrating: bool,
+    /// When the socket has changed, until something is heard on the new one.
+    moved_at: Option<Instant>,
     /// Everything is settled and `Close` was sent: until when the peer may
     /// confirm it.
     close_due: Option<Instant>,
@@ -92,7 +96,7 @@ impl Link {
             acks_due: None,
             vigil: None,
             liveness: Liveness::new(clock::now()),
-            migrating: false,
+            moved_at: None,
             close_due: None,
         }
     }
@@ -346,7 +350,7 @@ impl Driver {
             Verdict::Kick => link.kick(),
             Verdict::Recovered => {
                 self.shared.set_recovered(&link.connection, link.epoch);
-                if std::mem::take(&mut link.migrating) {
+                if link.moved_at.take().is_some() {
                     self.shared.set_migrated(link.epoch, link.connection.remote_addr());
                 }
             }
@@ -362,12 +366,16 @@ impl Driver {
     /// Client: the network is another one. Moves to a fresh socket, and looks
     /// whether the server can be reached from there.
     fn migrate(&mut self, link: &mut Link) {
+        let now = clock::now();
         let Some(dialler) = &mut link.dialler else { return };
+        if link.moved_at.is_some_and(|moved_at| now < moved_at + SETTLES) {
+            return;
+        }
         if let Err(error) = dialler.migrate() {
             tracing::debug!(%error, "no fresh socket: the old one stays");
         }
-        link.migrating = true;
-        link.liveness.suspect(clock::now(), &link.connection);
+        link.moved_at = Some(now);
+        link.liveness.moved(now, &link.connection);
         let last_contact = link.liveness.last_contact();
         self.shared.set_suspect(&link.connection, link.epoch, last_contact);
     }

@@ -34,6 +34,10 @@ const YOUNG: Duration = Duration::from_secs(10);
 const OLD: Duration = Duration::from_secs(120);
 const OLD_KICK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long an answer from a new path may take: two round trips, within bounds.
+const ANSWERED_MIN: Duration = Duration::from_millis(50);
+const ANSWERED_MAX: Duration = Duration::from_millis(250);
+
 /// What is to be done about a link.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -129,11 +133,13 @@ impl Liveness {
         }
     }
 
-    /// Somebody knows that the network has changed: the link is suspect until
-    /// something is heard.
-    pub(super) fn suspect(&mut self, now: Instant, connection: &Connection) {
+    /// The connection has moved to another socket, and QUIC has sent something from
+    /// there: the link is suspect until that is answered. Kicks begin when the answer
+    /// is late: the first would end the hearing of the old socket.
+    pub(super) fn moved(&mut self, now: Instant, connection: &Connection) {
         self.heard = connection.acks_received();
-        self.suspicion = Some(Suspicion { since: now, next_kick: now });
+        let answered = (2 * connection.rtt()).clamp(ANSWERED_MIN, ANSWERED_MAX);
+        self.suspicion = Some(Suspicion { since: now, next_kick: now + answered });
     }
 
     pub(super) fn on_pong(&mut self, number: u64) {
@@ -169,7 +175,7 @@ impl Liveness {
             }
         }
         if let Some(suspicion) = &mut self.suspicion {
-            if now >= self.heard_at + config.probe_timeout {
+            if now >= suspicion.since + config.probe_timeout {
                 return Verdict::Dead;
             }
             if now < suspicion.next_kick {

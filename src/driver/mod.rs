@@ -222,8 +222,10 @@ impl Driver {
         let deadline = linger.and_then(|linger| clock::now().checked_add(linger));
         loop {
             let shared = self.shared.clone();
-            // The next connection is on a fresh socket anyway.
-            self.network_changed = false;
+            if std::mem::take(&mut self.network_changed) {
+                // The next connection is on a fresh socket anyway; now is the time.
+                shared.redial.notify_one();
+            }
             tokio::select! {
                 biased;
                 attach = self.attaches.recv() => {

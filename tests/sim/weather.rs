@@ -33,6 +33,8 @@ pub enum Fault {
     Straggler,
     /// Another network: the connections of today die, and the client knows.
     Roam,
+    /// Another network, perhaps, and the client's application is told by its system.
+    NetworkChanged,
     /// Another place: other latency, loss, rate.
     Conditions,
     /// An application wants another connection.
@@ -53,6 +55,7 @@ const ODDS: &[(Fault, u64)] = &[
     (Fault::Latecomers, 3),
     (Fault::Straggler, 2),
     (Fault::Roam, 3),
+    (Fault::NetworkChanged, 2),
     (Fault::Conditions, 2),
     (Fault::Reconnect, 2),
     (Fault::Sleep, 1),
@@ -191,6 +194,16 @@ impl Weather {
                     network.renumber(host, false);
                 }
                 reconnect(world, Side::Client, dice).await;
+            }
+            Fault::NetworkChanged => {
+                match dice.pick(0..3) {
+                    0 => network.renumber(host, dice.chance(500)),
+                    1 => network.set_gate_of_sockets(host, Gate::Closed),
+                    _ => {}
+                }
+                for pair in world.watch.pairs() {
+                    pair.session(Side::Client).iter().for_each(|session| session.network_changed());
+                }
             }
             Fault::Conditions => {
                 network.pave(host, Self::conditions(dice), Self::conditions(dice));

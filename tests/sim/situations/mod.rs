@@ -7,6 +7,7 @@ mod crowds;
 mod ends;
 mod intruders;
 mod late;
+mod moves;
 mod opens;
 mod pressure;
 mod servers;

@@ -1,0 +1,81 @@
+//! The connection moves to another socket, and its pipes with it. 16.
+
+use std::time::Duration;
+
+use evermux::{SessionEvent, Side};
+use tokio::join;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::stage::{HOST, SIDES, Stage, at_every_moment};
+use crate::network::Gate;
+
+const BYTES: u64 = 50_000;
+
+/// Whether a side has been told that the connection has moved.
+async fn has_migrated(mut events: evermux::Events) -> bool {
+    let migrated = async {
+        while let Some(event) = events.next().await {
+            if let SessionEvent::Migrated { .. } = event {
+                return;
+            }
+        }
+        panic!("it never moved");
+    };
+    timeout(Duration::from_secs(5), migrated).await.is_ok()
+}
+
+#[test]
+fn situation_16_who_says_that_the_network_has_changed_moves_the_same_connection() {
+    let kinds = ["in full swing"];
+    at_every_moment("moved", 0.., &kinds, |world, moment| async move {
+        let stage = Stage::new(&world).await;
+        let (mut one, mut two) = stage.pipe(SIDES[moment as usize % 2]).await;
+        let acts = async {
+            join!(one.exchange(BYTES), two.exchange(BYTES));
+        };
+        let moves = async {
+            let events = SIDES.map(|side| stage.session(side).events());
+            stage.ours.network_changed();
+            // To say it twice does no harm.
+            stage.ours.network_changed();
+            let [ours, theirs] = events.map(has_migrated);
+            assert_eq!(join!(ours, theirs), (true, true));
+            kinds[0]
+        };
+        let ((), kind) = stage.during(moment, acts, moves).await;
+        // No new connection was needed, and none is left.
+        assert_eq!(stage.resumes(), 0);
+        stage.until(|| world.network.open_sockets().len() == 2).await;
+        stage.end().await;
+        kind
+    });
+}
+
+#[test]
+fn situation_16_who_says_that_the_network_has_changed_while_detached_is_tried_at_once() {
+    let kinds = ["in an outage"];
+    at_every_moment("told", 0..20, &kinds, |world, moment| async move {
+        let stage = Stage::new(&world).await;
+        let (mut one, mut two) = stage.pipe(Side::Client).await;
+        let acts = async {
+            join!(one.exchange(BYTES), two.exchange(BYTES));
+        };
+        let told = async {
+            stage.set_gates(Gate::Closed);
+            // Beyond QUIC's own patience: both sides are detached, and attempts rare.
+            sleep(Duration::from_secs(200 + moment)).await;
+            assert!(!stage.ours.link().is_attached());
+            world.network.set_gate_of_sockets(HOST, Gate::Closed);
+            stage.set_gates(Gate::Open);
+            let back = Instant::now();
+            stage.ours.network_changed();
+            stage.until(|| stage.ours.link().is_attached()).await;
+            // An attempt that was under way has a second before it tries again.
+            assert!(back.elapsed() < Duration::from_millis(1_500), "{:?}", back.elapsed());
+            kinds[0]
+        };
+        let ((), kind) = stage.during(moment, acts, told).await;
+        stage.end().await;
+        kind
+    });
+}
