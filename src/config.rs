@@ -114,7 +114,8 @@ impl SessionConfig {
 
     /// Client: how long a probe may go unanswered, with nothing else heard either,
     /// until the link is suspect. Default 300 ms; three probe timeouts of QUIC's
-    /// (RFC 9002 section 6.2.1) if that is longer, some six round trips.
+    /// (RFC 9002 section 6.2.1) if that is longer, some six round trips, but at most
+    /// five seconds.
     pub fn suspect_after(&mut self, silence: Duration) -> &mut Self {
         self.suspect_after = silence;
         self

@@ -28,6 +28,10 @@ const BUSY_PROBES: u32 = 10;
 /// 18.2, max_ack_delay).
 const ACK_DELAY: Duration = Duration::from_millis(25);
 
+/// No silence is longer for want of a probe timeout: a packet that was held somewhere,
+/// or a sleep, can make QUIC believe in a round trip of a minute.
+const QUIET_MAX: Duration = Duration::from_secs(5);
+
 /// The younger an outage, the likelier is its end: kicks come at the interval that
 /// is set for so long, then half as often, then every second.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -222,7 +226,7 @@ impl Liveness {
 /// for a quarter of the round trip), but not less than what is set: a network may
 /// well be silent for some hundred milliseconds and come back by itself.
 fn quiet(config: &SessionConfig, rtt: Duration) -> Duration {
-    (3 * (2 * rtt + ACK_DELAY)).max(config.suspect_after)
+    (3 * (2 * rtt + ACK_DELAY)).min(QUIET_MAX).max(config.suspect_after)
 }
 
 fn kick_interval(config: &SessionConfig, age: Duration) -> Duration {
