@@ -106,6 +106,10 @@ impl Pair {
         assert!(explained, "{side:?} of {}: \"{error}\", but all there was is {causes:?}", self.id);
     }
 
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
     /// Its client never heard of it: the connection died with the welcome on it.
     pub fn is_leftover(&self) -> bool {
         !self.seen.lock().unwrap()[index(Side::Client)]
