@@ -37,6 +37,7 @@ pub mod frames {
 pub mod codes {
     pub const REPLACED: u64 = 1;
     pub const SUPERSEDED: u64 = 2;
+    pub const SESSION_CLOSED: u64 = 3;
     pub const VIOLATION: u64 = 4;
     pub const REFUSED: u64 = 5;
     pub const DETACH: u64 = 6;

@@ -59,9 +59,8 @@ async fn a_server_that_answers_hello_with_nonsense_is_told_so() {
 
 const SECRET: [u8; 32] = [0x22; 32];
 
-/// A client's session with a raw server: ten bytes are written on pipe c0, then
-/// the server asks for another connection.
-async fn detached_by(server: &RawServer) -> (Session, BackedPipe) {
+/// A client's session with a raw server.
+async fn begun_by(server: &RawServer) -> (Session, Peer, Control) {
     let begin = async {
         let peer = server.accept().await.unwrap();
         let mut control = peer.accept_control().await;
@@ -70,13 +69,41 @@ async fn detached_by(server: &RawServer) -> (Session, BackedPipe) {
         control.say(&frame(frames::WELCOME, &welcome)).await;
         (peer, control)
     };
-    let (connected, (peer, _control)) =
+    let (connected, (peer, control)) =
         soon("a session", async { tokio::join!(connect(server.addr, server.pin), begin) }).await;
-    let session = connected.unwrap();
+    (connected.unwrap(), peer, control)
+}
+
+/// The same: ten bytes are written on pipe c0, then the server asks for another
+/// connection.
+async fn detached_by(server: &RawServer) -> (Session, BackedPipe) {
+    let (session, peer, _control) = begun_by(server).await;
     let mut pipe = session.open_pipe("").unwrap();
     pipe.write_all(b"0123456789").await.unwrap();
     peer.close(codes::DETACH, b"");
     (session, pipe)
+}
+
+/// It agrees, or has its own reasons.
+#[tokio::test]
+async fn a_server_that_closes_the_connection_during_a_shutdown_is_told_apart_by_its_words() {
+    let (done, seven) = (1, 0x1_0007);
+    for (code, text) in [(done, ""), (done, "in a hurry"), (seven, "")] {
+        let server = RawServer::new(raw::ALPN);
+        let (session, peer, mut control) = begun_by(&server).await;
+        let shutdown = tokio::spawn({
+            let session = session.clone();
+            async move { session.shutdown().await }
+        });
+        soon("a farewell", control.wait_for(frames::CLOSE)).await;
+        peer.close(codes::SESSION_CLOSED, &[&raw::varint(code)[..], text.as_bytes()].concat());
+        let told = soon("the end", session.closed()).await;
+        let told_by_peer = matches!(told, SessionError::PeerClosed { .. });
+        assert_eq!(told_by_peer, (code, text) != (done, ""), "{told:?}");
+        // There was nothing to lose: a close with DONE is as good as one's own.
+        let graceful = soon("the shutdown", shutdown).await.unwrap().is_ok();
+        assert_eq!(graceful, code == done, "{told:?}");
+    }
 }
 
 /// The client comes back: its `RESUME`, whose proof is checked, and its table.
