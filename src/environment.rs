@@ -11,7 +11,7 @@ use crate::crypto::{self, NoRandomness};
 #[cfg(feature = "simulation")]
 use crate::simulation::World;
 
-/// The operating system, unless a [`World`](crate::simulation::World) was given.
+/// The operating system, unless a world was given.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
     #[cfg(feature = "simulation")]
