@@ -252,15 +252,21 @@ impl ReconnectPolicy {
     }
 
     /// Ends the session with [`SessionError::GaveUp`](crate::SessionError::GaveUp)
-    /// once an outage has lasted so long.
+    /// once an outage has lasted so long. It begins when the link becomes
+    /// [suspect](crate::LinkState::Suspect).
     pub fn give_up_after(mut self, outage: Duration) -> Self {
         self.give_up_after = Some(outage);
         self
     }
 
-    /// Never reconnects: a lost connection ends the session.
+    /// Never reconnects: a lost connection ends the session. One that is only
+    /// suspect does not.
     pub fn never() -> Self {
         Self::default().give_up_after(Duration::ZERO)
+    }
+
+    pub(crate) fn is_never(&self) -> bool {
+        self.give_up_after == Some(Duration::ZERO)
     }
 }
 

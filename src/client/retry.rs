@@ -26,8 +26,11 @@ pub(super) async fn keep_attached(
     session: Arc<SessionShared>,
     attaches: mpsc::Sender<Attach>,
 ) {
+    let never = client.config.reconnect.is_never();
     let needy = |session: &SessionShared| match session.link_state() {
         LinkState::Attached { .. } => None,
+        // Nobody dials, and it may come back by itself.
+        LinkState::Suspect { .. } if never => None,
         LinkState::Suspect { .. } => {
             let answered = 2 * session.rtt().unwrap_or_default();
             let head_start = answered.clamp(HEAD_START_MIN, HEAD_START_MAX);

@@ -881,7 +881,8 @@ async fn giving_up_tells_everybody_who_waits() {
     let mut config = quick();
     config.replay_capacity(64 * KIB);
     let mut world = World::with(config, |_| {}).await;
-    let limit = Duration::from_millis(400);
+    // Beyond the time for which a silent link is hoped for.
+    let limit = Duration::from_millis(1_500);
     world.client.attempt_timeout(Duration::from_millis(150)).reconnect(
         ReconnectPolicy::exponential(Duration::from_millis(10), Duration::from_millis(50))
             .give_up_after(limit),

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use evermux::{BackedPipe, CloseCode, LinkState, Session, SessionConfig};
+use evermux::{
+    BackedPipe, CloseCode, LinkState, ReconnectPolicy, Session, SessionConfig, SessionError,
+};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::network::{BOTH_WAYS, Conditions, Gate};
@@ -150,6 +152,33 @@ fn a_moment_of_silence_is_nothing_to_worry_about() {
         assert!(timeout(Duration::ZERO, events.next()).await.is_err(), "somebody worried");
         drop((ours, theirs));
         pair.end().await;
+    });
+}
+
+#[test]
+fn without_reconnecting_a_silence_ends_nothing_and_a_lost_connection_all() {
+    play(|world| async move {
+        let road = Conditions { latency: LATENCY, ..Conditions::default() };
+        world.network.pave(1, road, road);
+        let server = world.server(SessionConfig::default(), |_| {});
+        let client = world.client(1, SessionConfig::default(), |config| {
+            config.reconnect(ReconnectPolicy::never());
+        });
+        let (ours, _theirs) = world.session(&client, &server).await;
+        let mut pipe = ours.open_pipe("").expect("the first");
+        for lasting in [10, 60] {
+            sleep(Duration::from_secs(1)).await;
+            pipe.writer().write_all(b"traffic").await.unwrap();
+            close_road(&world);
+            sleep(Duration::from_secs(lasting)).await;
+            assert!(is_suspect(&ours.link()));
+            BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(1, way, Gate::Open));
+            until(&ours, |link| matches!(link, LinkState::Attached { .. })).await;
+        }
+        close_road(&world);
+        let error = ours.closed().await;
+        assert!(matches!(error, SessionError::GaveUp { .. }), "{error:?}");
+        assert_eq!(ours.stats().resumes, 0);
     });
 }
 
