@@ -175,6 +175,21 @@ impl From<ConnectError> for io::Error {
     }
 }
 
+/// Why [`Session::handover`](crate::Session::handover) came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandoverError {
+    /// No new connection could be made; the old one stays.
+    #[error("no other connection can be made, the old one stays: {0}")]
+    Dial(#[from] DialError),
+    /// The session has ended.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// Only the client can dial: call it there.
+    #[error("only the client of a session can hand it over")]
+    NotTheClient,
+}
+
 /// Why a client or server could not be set up.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -111,7 +111,8 @@ pub use client::{Client, ParseTargetError, Target};
 pub use code::{CloseCode, RefuseCode};
 pub use config::{ClientConfig, Limits, ReconnectPolicy, ServerConfig, SessionConfig};
 pub use error::{
-    BindError, ConfigError, ConnectError, DialError, OpenError, ReadError, SessionError, WriteError,
+    BindError, ConfigError, ConnectError, DialError, HandoverError, OpenError, ReadError,
+    SessionError, WriteError,
 };
 pub use event::{DetachCause, Events, LinkState, SessionEvent};
 pub use id::{Epoch, PipeId, SessionId, Side};

@@ -6,19 +6,19 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use crate::clock::Instant;
 use crate::code::CloseCode;
-use crate::error::{OpenError, SessionError};
+use crate::error::{DialError, HandoverError, OpenError, SessionError};
 use crate::event::{DetachCause, EVENT_BACKLOG, Events, LinkState, SessionEvent, elapsed};
 use crate::id::{Epoch, PipeId, SessionId, Side};
 use crate::pipe::{BackedPipe, Handle, Host, PipeShared, SharedBudget};
 use crate::proto::SessionCore;
 use crate::quic::Connection;
 use crate::stats::{PipeInfo, SessionStats};
-use crate::sync::atomic::AtomicBool;
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Mutex, MutexGuard};
 use crate::tls::Fingerprint;
 use crate::wire::LABEL_MAX;
@@ -184,11 +184,8 @@ impl Session {
     pub async fn reconnect(&self) -> Result<Epoch, SessionError> {
         // The epoch of the link as it was last seen up, not that of an attempt
         // under way: if that succeeds, it is the new connection.
-        let given_up = match self.link() {
-            LinkState::Attached { epoch, .. }
-            | LinkState::Suspect { epoch, .. }
-            | LinkState::Detached { epoch, .. } => epoch,
-            LinkState::Closed { error } => return Err(error),
+        let Some(given_up) = self.shared.link_epoch() else {
+            return self.attached_after(None).await;
         };
         self.shared.request(|requests| requests.reconnect = Some(given_up));
         self.shared.redial.notify_one();
@@ -206,6 +203,46 @@ impl Session {
         if self.shared.side == Side::Client {
             self.shared.request(|requests| requests.network_changed = true);
         }
+    }
+
+    /// Client: moves the session to a new connection on a fresh socket, and lets go of
+    /// the current one only when the new one is attached (make before break): for when
+    /// a better network is there, and the old one still works. A pipe stalls for less
+    /// than a round trip. Returns the epoch of the new connection. Calls at the same
+    /// time are one.
+    ///
+    /// While the link is down or suspect, it waits for the resume that is under way.
+    ///
+    /// # Errors
+    ///
+    /// No new connection could be made within the
+    /// [attempt timeout](crate::ClientConfig::attempt_timeout): the old one stays. Or
+    /// the session has ended, or this is the server's side of it, which cannot dial.
+    ///
+    /// # Cancel safety
+    ///
+    /// The handover goes on if the future is dropped.
+    pub async fn handover(&self) -> Result<Epoch, HandoverError> {
+        if self.shared.side == Side::Server {
+            return Err(HandoverError::NotTheClient);
+        }
+        let (before, told) = {
+            let mut table = self.shared.table();
+            if let Some(error) = &table.ended {
+                return Err(SessionError::clone(error).into());
+            }
+            let (sender, told) = oneshot::channel();
+            // Callers that have given up do not pile up.
+            table.moving.retain(|waiting| !waiting.is_closed());
+            table.moving.push(sender);
+            (self.shared.link_epoch(), told)
+        };
+        self.shared.begin_moving();
+        self.shared.changed.notify_waiters();
+        if let Ok(Err(failed)) = told.await {
+            return Err(failed.into());
+        }
+        Ok(self.attached_after(before).await?)
     }
 
     async fn attached_after(&self, given_up: Option<Epoch>) -> Result<Epoch, SessionError> {
@@ -285,6 +322,10 @@ pub(crate) struct SessionShared {
     arrived: Notify,
     /// Client: try again without waiting any longer.
     pub(crate) redial: Notify,
+    /// Client: another connection is wanted although this one works.
+    is_moving: AtomicBool,
+    /// How many bytes had been read when that began.
+    read_before_moving: AtomicU64,
 }
 
 /// The session's core and its live pipes.
@@ -306,6 +347,8 @@ pub(crate) struct Table {
     connection: Option<Attached>,
     /// Round-trip time of the last connection, when it was given up.
     last_rtt: Option<Duration>,
+    /// Who waits for a handover to come to something.
+    moving: Vec<oneshot::Sender<Result<(), DialError>>>,
     detached_since: Option<Instant>,
     downtime: Duration,
     resumes: u64,
@@ -362,6 +405,7 @@ impl SessionShared {
                 draining: false,
                 connection: Some((connection.clone(), epoch)),
                 last_rtt: None,
+                moving: Vec::new(),
                 detached_since: None,
                 downtime: Duration::ZERO,
                 resumes: 0,
@@ -373,6 +417,8 @@ impl SessionShared {
             events: broadcast::Sender::new(EVENT_BACKLOG),
             arrived: Notify::new(),
             redial: Notify::new(),
+            is_moving: AtomicBool::new(false),
+            read_before_moving: AtomicU64::new(0),
         })
     }
 
@@ -526,6 +572,62 @@ impl SessionShared {
         self.emit(SessionEvent::Recovered { epoch, silence });
     }
 
+    /// Client, in a handover: from now on pipes are opened and written for the next
+    /// connection only. So the peer has seen none that our table does not name, and
+    /// gets nothing on the old connection that would be lost with it.
+    pub(crate) fn hold(&self) {
+        {
+            let mut table = self.table();
+            if let Some((connection, _)) = table.connection.take() {
+                table.last_rtt = Some(connection.rtt());
+            }
+        }
+        self.pipes().iter().for_each(|pipe| pipe.hold());
+    }
+
+    fn begin_moving(&self) {
+        if !self.is_moving.swap(true, AcqRel) {
+            self.read_before_moving.store(self.host.totals.read.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// Client: how many bytes were read since a handover was asked for.
+    pub(crate) fn read_since_moving(&self) -> u64 {
+        let before = self.read_before_moving.load(Relaxed);
+        self.host.totals.read.load(Relaxed).saturating_sub(before)
+    }
+
+    /// Client: whether another connection is wanted although this one works.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.is_moving.load(Acquire)
+    }
+
+    /// Client: no other connection can be had. If there is one that works, it stays.
+    pub(crate) fn moving_failed(&self, error: &DialError) {
+        if matches!(*self.link.borrow(), LinkState::Attached { .. }) {
+            self.moved(Err(error.clone()));
+        }
+    }
+
+    fn moved(&self, outcome: Result<(), DialError>) {
+        self.is_moving.store(false, Release);
+        let waiting = std::mem::take(&mut self.table().moving);
+        for waiting in waiting {
+            // Who has given up does not care.
+            let _ = waiting.send(outcome.clone());
+        }
+    }
+
+    /// The epoch of the link, up or down; `None` once the session has ended.
+    fn link_epoch(&self) -> Option<Epoch> {
+        match &*self.link.borrow() {
+            LinkState::Attached { epoch, .. }
+            | LinkState::Suspect { epoch, .. }
+            | LinkState::Detached { epoch, .. } => Some(*epoch),
+            LinkState::Closed { .. } => None,
+        }
+    }
+
     /// A connection is the attached one: streams may be opened on it.
     pub(crate) fn set_attached(&self, connection: &Connection, epoch: Epoch) {
         // In this order: who finds the connection may attach streams of it. A pipe
@@ -547,6 +649,7 @@ impl SessionShared {
         let remote_addr = connection.remote_addr();
         self.set_link(LinkState::Attached { epoch, remote_addr });
         self.emit(SessionEvent::Resumed { epoch, downtime, replayed });
+        self.moved(Ok(()));
     }
 
     /// The same connection goes on from another address of the peer.
@@ -573,6 +676,7 @@ impl SessionShared {
         self.host.close_due();
         self.set_link(LinkState::Closed { error: error.clone() });
         self.emit(SessionEvent::Closed { error });
+        self.moved(Ok(()));
         self.arrived.notify_waiters();
         self.redial.notify_one();
     }
@@ -589,7 +693,7 @@ impl SessionShared {
 
     /// Whether another connection is needed, or might be soon.
     pub(crate) fn is_in_need(&self) -> bool {
-        self.link.borrow().is_in_need()
+        self.link.borrow().is_in_need() || self.is_moving()
     }
 
     pub(crate) fn stats(&self) -> SessionStats {

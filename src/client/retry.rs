@@ -28,6 +28,9 @@ pub(super) async fn keep_attached(
 ) {
     let never = client.config.reconnect.is_never();
     let needy = |session: &SessionShared| match session.link_state() {
+        LinkState::Attached { .. } if session.is_moving() => {
+            Some(Some((DetachCause::Requested, Duration::ZERO)))
+        }
         LinkState::Attached { .. } => None,
         // Nobody dials, and it may come back by itself.
         LinkState::Suspect { .. } if never => None,
@@ -97,6 +100,7 @@ impl Outage<'_> {
             let deadline = give_up.map_or(deadline, |give_up| deadline.min(give_up));
             if let Err(error) = self.attempt(attaches, deadline).await {
                 tracing::debug!(session = %self.session.id, attempt, %error, "attempt failed");
+                self.session.moving_failed(&error);
                 self.last = error;
             }
         }

@@ -20,6 +20,15 @@ use crate::proto::PeerTable;
 use crate::quic::{Connection, Dialler, Lost};
 use crate::wire::{Frame, Refused, Resume, SECRET_LEN};
 
+/// So many pipes may send all that one may along with a claim: more would be a burst
+/// on a network that has just come back.
+const EARLY_PIPES: u64 = 4;
+
+/// A handover goes on reading from the old connection if no more than so many bytes
+/// came while the new one was dialled, which takes a round trip: what fits into the
+/// first flight of a connection (RFC 9002 section 7.2).
+const READ_ON_MAX: u64 = 12_000;
+
 /// A new connection for a session, brought by its role.
 #[derive(Debug)]
 pub(crate) enum Attach {
@@ -132,23 +141,36 @@ impl Driver {
 
     /// Client: fence, measure, claim; attach when the answer is good. A connection
     /// that is attached still was suspect; if it has recovered, it stays.
+    ///
+    /// In a handover it works, and is let go of only when the new one is there: until
+    /// then it is read from. That is as good as a fence: where the server stands was
+    /// measured behind its own, and what it sends from our measured offsets on is
+    /// skipped as far as it was read meanwhile (P-12). If that would be much, it would
+    /// only fill the new connection while its window is small: then it is fenced now.
     async fn attach_dialled(
         &mut self,
         link: &mut Option<Link>,
         dialled: Dialled,
     ) -> Result<(), SessionError> {
         let Dialled { connection, dialler, deadline, outcome } = dialled;
+        let mut works = false;
         if let Some(old) = link {
             // Was it only slow? Then it has won.
             let _ = self.look_after(old);
-            if !old.liveness.is_suspect() {
+            works = !old.liveness.is_suspect();
+            if works && !self.shared.is_moving() {
                 connection.close(LinkCode::Detach, b"");
                 let _ = outcome.send(Ok(()));
                 return Ok(());
             }
         }
-        self.fence(link, DetachCause::TimedOut, LinkCode::Replaced);
-        let shared = self.shared.clone();
+        works &= self.shared.read_since_moving() <= READ_ON_MAX;
+        if works {
+            self.shared.hold();
+        } else {
+            self.fence(link, DetachCause::TimedOut, LinkCode::Replaced);
+        }
+        let (shared, most) = (self.shared.clone(), self.config.optimistic_replay);
         let claimed = tokio::select! {
             biased;
             error = wait_for_end(self) => {
@@ -156,8 +178,17 @@ impl Driver {
                 connection.close(code, &reason);
                 return Err(error);
             }
-            claimed = clock::until(deadline, claim(&shared, &connection)) => claimed,
+            claimed = clock::until(deadline, claim(&shared, &connection, most)) => claimed,
         };
+        // After a handover there is still one to fence.
+        let cause = if matches!(claimed, Some(Ok(_))) {
+            DetachCause::Replaced
+        } else {
+            DetachCause::TimedOut
+        };
+        if works {
+            self.fence(link, cause, LinkCode::Replaced);
+        }
         let failed = match claimed {
             Some(Ok((epoch, reader, writer, table))) => {
                 let streams = self.config.initial_stream_limit();
@@ -172,6 +203,7 @@ impl Driver {
                 if let SessionError::PeerMisbehaved(misbehaved) = &error {
                     connection.close(LinkCode::Violation, misbehaved.to_string().as_bytes());
                 }
+                self.drop_early();
                 // What we wanted to close is not there any more: as good.
                 return Err(match error {
                     SessionError::UnknownSession if self.close_sent => super::closed(),
@@ -183,9 +215,16 @@ impl Driver {
                 DialError::Lost { reason: "the server did not answer the resume in time".into() }
             }
         };
+        self.drop_early();
         connection.close(LinkCode::Detach, b"");
         let _ = outcome.send(Err(failed));
         Ok(())
+    }
+
+    /// Lets go of what was sent along with a claim that came to nothing.
+    fn drop_early(&self) {
+        let epoch = self.shared.table().core.epoch();
+        self.shared.pipes().iter().for_each(|pipe| pipe.drop_early(epoch));
     }
 
     /// Our table; only behind a fence.
@@ -201,7 +240,7 @@ impl Driver {
         let mut replayed = 0;
         let pipes = self.shared.pipes();
         for pipe in &pipes {
-            replayed += pipe.on_resume(table.view(pipe.id()))?;
+            replayed += pipe.on_resume(table.view(pipe.id()), epoch)?;
         }
         let (live, max) = {
             let session = self.shared.table();
@@ -228,6 +267,7 @@ impl Driver {
 async fn claim(
     shared: &crate::session::SessionShared,
     connection: &Connection,
+    most: u64,
 ) -> Result<(Epoch, ControlReader, ControlWriter, PeerTable), ClaimFailed> {
     let lost = |lost: Lost| lost_while_claiming(shared, lost);
     let (send, recv) = connection.open_bi().await.map_err(lost)?;
@@ -239,6 +279,7 @@ async fn claim(
     for frame in measure(shared) {
         writer.queue(&frame);
     }
+    replay_early(shared, connection, epoch, most);
     let mut table = shared.table().core.expect_table();
     let mut answered = false;
     loop {
@@ -268,6 +309,33 @@ async fn claim(
             Err(ControlError::Misbehaved(misbehaved)) => return Err(misbehaved.into()),
             Err(ControlError::Gone) => return Err(lost(connection.closed().await)),
         }
+    }
+}
+
+/// Opens streams for our pipes right behind the claim, as far as the server allows
+/// without being asked, and sends along what little is owed: at most `most` bytes in
+/// each pipe.
+fn replay_early(
+    shared: &crate::session::SessionShared,
+    connection: &Connection,
+    epoch: Epoch,
+    most: u64,
+) {
+    let mut left = most.saturating_mul(EARLY_PIPES);
+    let due = |pipe: Arc<PipeShared>| pipe.early_due().map(|due| (due, pipe));
+    let mut pipes: Vec<(u64, Arc<PipeShared>)> =
+        shared.pipes().into_iter().filter_map(due).filter(|(due, _)| *due <= most).collect();
+    // Interactive pipes first, as after the answer; then those that owe nothing, whose
+    // streams may be what the server waits for.
+    pipes.sort_by_key(|(due, pipe)| (*due == 0, *due, pipe.id()));
+    for (due, pipe) in pipes {
+        if most == 0 || due > left {
+            return;
+        }
+        let Some(stream) = connection.try_open_bi() else { return };
+        left -= due;
+        // Only what a peer has said could be wrong, and it has said nothing yet.
+        let _ = pipe.attach_early(epoch, stream, None, 0, most);
     }
 }
 

@@ -391,7 +391,7 @@ impl End {
         peer.extend(self.shared.table().core.on_table(table)?);
         let pipes = self.shared.pipes();
         for pipe in &pipes {
-            pipe.on_resume(table.view(pipe.id()))?;
+            pipe.on_resume(table.view(pipe.id()), self.epoch)?;
         }
         self.shared.set_attached(&self.connection, self.epoch);
         for pipe in &pipes {

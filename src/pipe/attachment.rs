@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::shared::{PipeShared, State, park, wake};
 use super::streams::{CHUNK_MAX, Rx, Tx};
@@ -62,12 +62,9 @@ impl PipeShared {
             return Ok(());
         }
         state.epoch = Some(epoch);
-        let (header, ahead, skip) = match begun {
-            Some((start, ahead)) => (None, ahead, state.core.recv.on_stream(start)?),
-            None => (Some(BytesMut::new()), Bytes::new(), 0),
-        };
+        let rx = Rx::new(recv, epoch, begun, &state.core)?;
         if state.core.recv.end().is_none() {
-            state.rx = Some(Rx { stream: recv, epoch, header, ahead, skip });
+            state.rx = Some(rx);
             wake(&mut state.reader);
         }
         if state.core.send.is_done() && self.id.opener() != self.side {
@@ -76,17 +73,9 @@ impl PipeShared {
         let owed = state.core.send.written() - state.core.send.sent();
         let bulk = owed > BULK_REPLAY;
         send.set_priority(if bulk { state.priority.saturating_sub(1) } else { state.priority });
-        state.tx = Some(Tx {
-            stream: send,
-            epoch,
-            header: state.core.header(self.side, epoch).encode(),
-            pumping: false,
-            pump_due: false,
-            pump: None,
-            finished: false,
-            releasing: state.core.send.is_done(),
-            gone: false,
-        });
+        let mut tx = Tx::new(send, epoch, state.core.header(self.side, epoch).encode());
+        tx.releasing = state.core.send.is_done();
+        state.tx = Some(tx);
         // The opener's header announces the stream, so it goes out at once. The
         // acceptor's comes with its first byte.
         if self.id.opener() == self.side
@@ -111,6 +100,18 @@ impl PipeShared {
         wake(&mut state.reader);
     }
 
+    /// In a handover: nothing more is written to the connection that is about to be let
+    /// go of. What it has already goes on, and it is read from still.
+    pub(crate) fn hold(&self) {
+        let mut guard = self.lock();
+        if let Some(tx) = &mut guard.tx {
+            tx.gone = true;
+            wake(&mut tx.pump);
+        }
+        // There is room in the buffer, perhaps.
+        wake(&mut guard.writer);
+    }
+
     /// Hands what the stream has not had yet to it; ready when it has caught
     /// up, or is of no use any more.
     pub(crate) fn poll_pump(self: &Arc<Self>, cx: &mut Context<'_>, epoch: Epoch) -> Poll<()> {
@@ -121,7 +122,7 @@ impl PipeShared {
                 return Poll::Ready(());
             };
             let chunk = state.core.send.unsent(CHUNK_MAX);
-            if chunk.is_empty() && tx.header.is_empty() {
+            if chunk.is_empty() && tx.is_positioned() {
                 if state.core.send.wants_fin() && !tx.finished {
                     tx.stream.finish();
                     tx.finished = true;
@@ -225,7 +226,7 @@ impl PipeShared {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.core.recv.on_reset(code, offset)?;
-        state.rx = None;
+        self.let_go_of_rx(state);
         wake(&mut state.reader);
         self.mark_now(state);
         Ok(())
@@ -236,18 +237,27 @@ impl PipeShared {
         self.lock().core.measure()
     }
 
-    /// Takes in what the peer's table says of this pipe. Returns how many bytes
-    /// will be sent again.
-    pub(crate) fn on_resume(self: &Arc<Self>, view: PeerView) -> Result<u64, PeerMisbehaved> {
+    /// Takes in what the peer's table says of this pipe, in the resume of `epoch`.
+    /// Returns how many bytes are sent again.
+    pub(crate) fn on_resume(
+        self: &Arc<Self>,
+        view: PeerView,
+        epoch: Epoch,
+    ) -> Result<u64, PeerMisbehaved> {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.core.on_resume(view)?;
+        let replayed = self.promote(state, epoch);
         self.after_ack(state);
+        self.start_pump(state);
         wake(&mut state.reader);
         // Frames that the table has given rise to, or that came after it was
-        // measured.
+        // measured; and what was read after that, in a handover.
         self.mark_now(state);
-        Ok(state.core.send.replay_due())
+        if state.core.recv.owes_ack() {
+            self.mark_later(state);
+        }
+        Ok(replayed + state.core.send.replay_due())
     }
 
     /// Whether everything written was read by the peer's application.
@@ -263,6 +273,7 @@ impl PipeShared {
         state.ended.get_or_insert_with(|| error.clone());
         state.tx = None;
         state.rx = None;
+        state.early = None;
         state.core.send.clear();
         self.settle(state);
         wake(&mut state.writer);
@@ -289,7 +300,7 @@ impl PipeShared {
     /// goes on, and it was we who opened the stream, then its header must still
     /// get through: dropping it would reset it, and the peer would never learn
     /// whose stream it was.
-    fn let_go_of_tx(&self, state: &mut State) {
+    pub(super) fn let_go_of_tx(&self, state: &mut State) {
         let header_counts = self.id.opener() == self.side && state.core.recv.end().is_none();
         if let Some(tx) = &mut state.tx {
             wake(&mut tx.pump);
@@ -299,6 +310,14 @@ impl PipeShared {
             // Finished, it lingers by itself; dropped, it would be reset.
             Some(_) if header_counts => {}
             tx => *tx = None,
+        }
+    }
+
+    /// Nothing more is to be read.
+    pub(super) fn let_go_of_rx(&self, state: &mut State) {
+        state.rx = None;
+        if let Some(early) = &mut state.early {
+            early.rx = None;
         }
     }
 
@@ -314,6 +333,7 @@ impl PipeShared {
         let mut state = self.lock();
         state.tx = None;
         state.rx = None;
+        state.early = None;
     }
 
     /// Runs the pump as far as it goes, and leaves the rest to the driver.
@@ -325,8 +345,9 @@ impl PipeShared {
         // All but the rarest pumps (a FIN, a header) are through at once.
         let mut cx = Context::from_waker(Waker::noop());
         if state.core.send.is_caught_up() {
-            let header_left = !tx.header.is_empty();
-            if header_left && !matches!(tx.poll_write(&mut cx, &Bytes::new()), Poll::Ready(Ok(_))) {
+            let position_left = !tx.is_positioned();
+            if position_left && !matches!(tx.poll_write(&mut cx, &Bytes::new()), Poll::Ready(Ok(_)))
+            {
                 self.hand_pump_over(state);
                 return;
             }

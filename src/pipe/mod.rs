@@ -2,6 +2,7 @@
 
 mod attachment;
 mod budget;
+mod early;
 mod host;
 mod reader;
 mod shared;

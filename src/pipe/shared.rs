@@ -13,8 +13,9 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use tokio::io::ReadBuf;
 
+use super::early::Early;
 use super::host::Host;
-use super::streams::{CHUNK_MAX, Rx, RxFailed, Tx};
+use super::streams::{CHUNK_MAX, Rx, Tx};
 use crate::error::{ReadError, SessionError, WriteError};
 use crate::id::{Epoch, PipeId, Side};
 use crate::proto::{Pipe, ReadEnd, WriteEnd, shared_part};
@@ -37,6 +38,8 @@ pub(super) struct State {
     /// for a direction that has no more use for one.
     pub(super) tx: Option<Tx>,
     pub(super) rx: Option<Rx>,
+    /// Those of a connection that may become the attached one.
+    pub(super) early: Option<Early>,
     /// The connection whose stream the pipe had: one on each, whatever became
     /// of its halves since.
     pub(super) epoch: Option<Epoch>,
@@ -75,6 +78,7 @@ impl PipeShared {
                 core,
                 tx: None,
                 rx: None,
+                early: None,
                 epoch: None,
                 writer: None,
                 reader: None,
@@ -159,6 +163,7 @@ impl PipeShared {
             },
             _ => {
                 state.core.send.write(chunk);
+                self.carry_early(state);
                 room
             }
         };
@@ -172,6 +177,7 @@ impl PipeShared {
         let mut guard = self.lock();
         guard.core.send.finish();
         self.start_pump(&mut guard);
+        self.carry_early(&mut guard);
     }
 
     /// Gives our direction up.
@@ -277,7 +283,7 @@ impl PipeShared {
     fn poll_with<T>(
         self: &Arc<Self>,
         cx: &mut Context<'_>,
-        take: impl FnOnce(&mut Rx, &mut Context<'_>) -> Poll<Result<Option<(T, usize)>, StreamGone>>,
+        mut take: impl FnMut(&mut Rx, &mut Context<'_>) -> Poll<Result<Option<(T, usize)>, StreamGone>>,
     ) -> Poll<Result<Option<T>, ReadError>> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -292,37 +298,30 @@ impl PipeShared {
         }
         // Registered in any case: the driver wakes us on every detach.
         park(&mut state.reader, cx);
-        let Some(rx) = &mut state.rx else {
-            return Poll::Pending;
-        };
-        let taken = match ready!(rx.poll_position(cx, &state.core)) {
-            Ok(()) => ready!(take(rx, cx)).map_err(RxFailed::from),
-            Err(failed) => Err(failed),
-        };
-        match taken {
+        let mut taken = Rx::poll_take(&mut state.rx, cx, &state.core, &mut take);
+        if taken.is_pending()
+            && let Some(early) = state.early.as_mut().filter(|early| early.trusted)
+        {
+            taken = Rx::poll_take(&mut early.rx, cx, &state.core, &mut take);
+        }
+        match ready!(taken) {
             Ok(Some((value, len))) => {
                 state.core.recv.on_read(len as u64);
                 self.host.totals.read.fetch_add(len as u64, Relaxed);
                 if state.core.recv.is_ack_due() {
                     self.mark_now(state);
-                } else if !state.due_later {
-                    state.due_later = true;
-                    self.host.due_later(self.clone());
+                } else {
+                    self.mark_later(state);
                 }
                 Poll::Ready(Ok(Some(value)))
             }
             Ok(None) => {
                 state.core.recv.on_fin();
-                state.rx = None;
+                self.let_go_of_rx(state);
                 self.mark_now(state);
                 Poll::Ready(Ok(None))
             }
-            Err(RxFailed::Gone) => {
-                state.rx = None;
-                Poll::Pending
-            }
-            Err(RxFailed::Misbehaved(misbehaved)) => {
-                state.rx = None;
+            Err(misbehaved) => {
                 self.host.report(misbehaved);
                 Poll::Pending
             }
@@ -334,7 +333,7 @@ impl PipeShared {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.core.recv.stop(code);
-        state.rx = None;
+        self.let_go_of_rx(state);
         self.mark_now(state);
     }
 
@@ -366,6 +365,13 @@ impl PipeShared {
         if !state.due_now && state.ended.is_none() {
             state.due_now = true;
             self.host.due_now(self.clone());
+        }
+    }
+
+    pub(super) fn mark_later(self: &Arc<Self>, state: &mut State) {
+        if !state.due_later && state.ended.is_none() {
+            state.due_later = true;
+            self.host.due_later(self.clone());
         }
     }
 

@@ -1,4 +1,4 @@
-//! The QUIC streams of a pipe while it is attached, one for each direction.
+//! The QUIC streams of a pipe on one connection, one for each direction.
 
 use std::task::{Context, Poll, Waker, ready};
 
@@ -20,6 +20,10 @@ pub(super) struct Tx {
     pub(super) epoch: Epoch,
     /// What is left of the header.
     pub(super) header: Bytes,
+    /// Bytes that have to come before those of the replay buffer, and are not kept
+    /// any more: the stream began before it was known that the reader has them, and
+    /// will skip them, whatever they hold (P-27).
+    pub(super) filler: u64,
     /// Bytes in the replay buffer wait for the stream. Until it has caught up,
     /// writes go to the buffer only.
     pub(super) pumping: bool,
@@ -45,11 +49,36 @@ pub(super) struct Rx {
     pub(super) header: Option<BytesMut>,
     /// Bytes that came in one chunk with the header.
     pub(super) ahead: Bytes,
-    /// Bytes to skip: the application has them from an earlier stream.
-    pub(super) skip: u64,
+    /// The offset of the next byte of `ahead` or, after it, of the stream; not above
+    /// what the application has read, whatever stream it had that from.
+    pub(super) at: u64,
 }
 
+/// What fills a stream up: see [`Tx::filler`].
+static FILLER: [u8; 4096] = [0; 4096];
+
 impl Tx {
+    /// A stream that has carried nothing yet.
+    pub(super) fn new(stream: SendStream, epoch: Epoch, header: Bytes) -> Self {
+        Self {
+            stream,
+            epoch,
+            header,
+            filler: 0,
+            pumping: false,
+            pump_due: false,
+            pump: None,
+            finished: false,
+            releasing: false,
+            gone: false,
+        }
+    }
+
+    /// Whether the next byte that the stream takes is one of the replay buffer.
+    pub(super) fn is_positioned(&self) -> bool {
+        self.header.is_empty() && self.filler == 0
+    }
+
     /// Whether the stream is of no use any more and its header is out.
     pub(super) fn is_released(&self) -> bool {
         self.releasing && !self.pumping && (self.header.is_empty() || self.gone)
@@ -71,6 +100,11 @@ impl Tx {
                 return Poll::Ready(Ok(taken - of_header));
             }
         }
+        while self.filler > 0 {
+            let len = self.filler.min(FILLER.len() as u64) as usize;
+            let mut filler = [Bytes::from_static(&FILLER[..len])];
+            self.filler -= ready!(self.stream.poll_write(cx, &mut filler))? as u64;
+        }
         if chunk.is_empty() {
             return Poll::Ready(Ok(0));
         }
@@ -79,7 +113,7 @@ impl Tx {
 }
 
 /// Why a receive stream is of no use any more.
-pub(super) enum RxFailed {
+enum RxFailed {
     Gone,
     Misbehaved(PeerMisbehaved),
 }
@@ -91,13 +125,27 @@ impl From<StreamGone> for RxFailed {
 }
 
 impl Rx {
+    /// A stream at its beginning. `begun`: where it starts and what came with its
+    /// header, if that was read.
+    pub(super) fn new(
+        stream: RecvStream,
+        epoch: Epoch,
+        begun: Option<(u64, Bytes)>,
+        core: &Pipe,
+    ) -> Result<Self, PeerMisbehaved> {
+        let (header, ahead, at) = match begun {
+            Some((start, ahead)) => {
+                core.recv.on_stream(start)?;
+                (None, ahead, start)
+            }
+            None => (Some(BytesMut::new()), Bytes::new(), 0),
+        };
+        Ok(Self { stream, epoch, header, ahead, at })
+    }
+
     /// Brings the stream to where the application left off: past the header,
     /// past what it has read before.
-    pub(super) fn poll_position(
-        &mut self,
-        cx: &mut Context<'_>,
-        core: &Pipe,
-    ) -> Poll<Result<(), RxFailed>> {
+    fn poll_position(&mut self, cx: &mut Context<'_>, core: &Pipe) -> Poll<Result<(), RxFailed>> {
         while let Some(header) = &mut self.header {
             let Some(chunk) = ready!(self.stream.poll_read_chunk(cx, CHUNK_MAX))? else {
                 return Poll::Ready(Err(RxFailed::Gone));
@@ -110,8 +158,8 @@ impl Rx {
             };
             match Header::decode(&mut bytes) {
                 Ok(Some(header)) => {
-                    self.skip = match self.check(&header, core) {
-                        Ok(skip) => skip,
+                    self.at = match self.check(&header, core) {
+                        Ok(start) => start,
                         Err(misbehaved) => {
                             return Poll::Ready(Err(RxFailed::Misbehaved(misbehaved)));
                         }
@@ -125,29 +173,29 @@ impl Rx {
                 }
             }
         }
-        while self.skip > 0 {
+        let read = core.recv.read();
+        while self.at < read {
+            let left = read - self.at;
             if self.ahead.is_empty() {
-                let max = usize::try_from(self.skip).unwrap_or(CHUNK_MAX).min(CHUNK_MAX);
+                let max = usize::try_from(left).unwrap_or(CHUNK_MAX).min(CHUNK_MAX);
                 match ready!(self.stream.poll_read_chunk(cx, max))? {
                     Some(chunk) => self.ahead = chunk,
                     None => {
-                        let read = core.recv.read();
-                        let end = read - self.skip;
-                        let pipe = core.id();
+                        let (pipe, end) = (core.id(), self.at);
                         return Poll::Ready(Err(RxFailed::Misbehaved(
                             PeerMisbehaved::EndMovedBack { pipe, end, read },
                         )));
                     }
                 }
             }
-            let skipped = self.skip.min(self.ahead.len() as u64);
+            let skipped = left.min(self.ahead.len() as u64);
             self.ahead.advance(skipped as usize);
-            self.skip -= skipped;
+            self.at += skipped;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// The header of the acceptor's direction. Returns how many bytes to skip.
+    /// The header of the acceptor's direction. Returns where the stream begins.
     fn check(&self, header: &Header, core: &Pipe) -> Result<u64, PeerMisbehaved> {
         if header.epoch != self.epoch {
             return Err(PeerMisbehaved::WrongEpoch { got: header.epoch, expected: self.epoch });
@@ -155,6 +203,39 @@ impl Rx {
         if header.pipe != core.id() || header.kind != HeaderKind::Continue {
             return Err(PeerMisbehaved::NoSuchPipe { pipe: header.pipe });
         }
-        core.recv.on_stream(header.start)
+        core.recv.on_stream(header.start)?;
+        Ok(header.start)
+    }
+
+    /// Takes from the stream in `rx` what comes next, once it is where the
+    /// application left off. A stream that is of no use any more is let go of.
+    pub(super) fn poll_take<T>(
+        rx: &mut Option<Self>,
+        cx: &mut Context<'_>,
+        core: &Pipe,
+        take: &mut impl FnMut(
+            &mut Self,
+            &mut Context<'_>,
+        ) -> Poll<Result<Option<(T, usize)>, StreamGone>>,
+    ) -> Poll<Result<Option<(T, usize)>, PeerMisbehaved>> {
+        let Some(stream) = rx else { return Poll::Pending };
+        let taken = match ready!(stream.poll_position(cx, core)) {
+            Ok(()) => ready!(take(stream, cx)).map_err(RxFailed::from),
+            Err(failed) => Err(failed),
+        };
+        Poll::Ready(match taken {
+            Ok(Some((value, len))) => {
+                stream.at += len as u64;
+                Ok(Some((value, len)))
+            }
+            Ok(None) => Ok(None),
+            Err(failed) => {
+                *rx = None;
+                match failed {
+                    RxFailed::Gone => return Poll::Pending,
+                    RxFailed::Misbehaved(misbehaved) => Err(misbehaved),
+                }
+            }
+        })
     }
 }

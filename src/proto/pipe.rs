@@ -60,14 +60,19 @@ impl Pipe {
 
     /// The header of our direction on a stream of `epoch`.
     pub(crate) fn header(&self, us: Side, epoch: Epoch) -> Header {
+        // Of a direction that was given up no bytes follow, and the peer may stand
+        // anywhere from `acked` on: beginning at the end would be a gap to it.
+        let start = if self.send.wants_stream() { self.send.sent() } else { self.send.acked() };
+        self.header_at(us, epoch, start)
+    }
+
+    /// The same, where our direction begins at `start`.
+    pub(crate) fn header_at(&self, us: Side, epoch: Epoch, start: u64) -> Header {
         let kind = if self.id.opener() == us && !self.seen {
             HeaderKind::Open { label: self.label.clone() }
         } else {
             HeaderKind::Continue
         };
-        // Of a direction that was given up no bytes follow, and the peer may stand
-        // anywhere from `acked` on: beginning at the end would be a gap to it.
-        let start = if self.send.wants_stream() { self.send.sent() } else { self.send.acked() };
         Header { kind, epoch, pipe: self.id, start }
     }
 

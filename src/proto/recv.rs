@@ -178,10 +178,15 @@ impl RecvHalf {
         self.is_done() && !self.told_done || self.read - self.told >= self.ack_every
     }
 
+    /// Whether there is an ack that the peer has not had yet.
+    pub(crate) fn owes_ack(&self) -> bool {
+        self.read != self.told || self.is_done() != self.told_done
+    }
+
     /// The ack that the peer has not had yet.
     pub(crate) fn poll_ack(&mut self) -> Option<Ack> {
         let done = self.is_done();
-        if self.read == self.told && done == self.told_done {
+        if !self.owes_ack() {
             return None;
         }
         self.told = self.read;

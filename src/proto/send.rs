@@ -152,10 +152,7 @@ impl SendHalf {
     /// The next bytes for the attached stream, at most `max`; empty if there
     /// are none.
     pub(crate) fn unsent(&mut self, max: usize) -> Bytes {
-        match self.state {
-            State::Open | State::Finishing => self.replay.chunk_at(self.sent, max),
-            State::Resetting { .. } | State::Done => Bytes::new(),
-        }
+        self.chunk_at(self.sent, max)
     }
 
     /// The stream took so many bytes. Returns how many of them were a replay.
@@ -269,6 +266,30 @@ impl SendHalf {
         Ok(())
     }
 
+    /// After a resume: the stream of the new connection was begun before, and has
+    /// come to `at`; what is still to be sent goes on from there. Returns how many
+    /// bytes have to come first that are not kept any more.
+    pub(crate) fn carry_on(&mut self, at: u64) -> u64 {
+        if !self.wants_stream() {
+            return 0;
+        }
+        let start = self.replay.start();
+        self.sent = at.clamp(start, self.written());
+        self.sent_max = self.sent_max.max(self.sent);
+        start.saturating_sub(at)
+    }
+
+    /// Bytes from `offset` on, at most `max`; empty if there are none, or if the
+    /// direction was given up.
+    pub(crate) fn chunk_at(&mut self, offset: u64, max: usize) -> Bytes {
+        if self.wants_stream() { self.replay.chunk_at(offset, max) } else { Bytes::new() }
+    }
+
+    /// How much of what lies before `offset` was handed to any stream before.
+    pub(crate) fn sent_before(&self, offset: u64) -> u64 {
+        self.sent_max.min(offset)
+    }
+
     /// The peer has retired the pipe: it knows the end of this direction.
     pub(crate) fn on_gone(&mut self) -> Result<(), PeerMisbehaved> {
         match self.state {
@@ -356,6 +377,35 @@ mod tests {
         assert_eq!(half.on_sent(80), 40);
         assert_eq!((half.replay_due(), half.sent()), (0, FIRST + 100));
         assert!(half.is_caught_up());
+    }
+
+    /// P-35.
+    #[test]
+    fn a_stream_ahead_of_the_answer_is_gone_on_with_from_where_it_has_come_to() {
+        let read = |half: &SendHalf, read: u64| {
+            let mut half = half.clone();
+            half.detach();
+            half.on_resume(FIRST + read, RecvReport::Open).unwrap();
+            half
+        };
+        let half = half();
+        for (stream_at, peer_at, sent, filler, replay_due) in [
+            (0, 0, 0, 0, 60),
+            (30, 0, 30, 0, 30),
+            (30, 30, 30, 0, 30),
+            // The reader has more than the stream has carried, and we have it no more.
+            (30, 50, 50, 20, 10),
+            (100, 0, 100, 0, 0),
+        ] {
+            let mut half = read(&half, peer_at);
+            assert_eq!(half.carry_on(FIRST + stream_at), filler);
+            assert_eq!((half.sent(), half.replay_due()), (FIRST + sent, replay_due));
+            assert_eq!(half.unsent(7).len() as u64, 7.min(100 - sent));
+        }
+        let mut given_up = half.clone();
+        given_up.reset(1);
+        assert_eq!(given_up.carry_on(FIRST), 0, "of a direction that was given up nothing follows");
+        assert!(given_up.chunk_at(FIRST, 100).is_empty());
     }
 
     #[test]

@@ -154,6 +154,8 @@ struct Road {
     inside: BTreeMap<SocketAddr, SocketAddr>,
     /// What becomes of the datagrams of some sockets, in both ways.
     sockets: BTreeMap<SocketAddr, Gate>,
+    /// Those that get anywhere, if not all do.
+    admitted: Option<Vec<SocketAddr>>,
     /// Where the host is: part of its public addresses.
     place: u8,
     next_public: u16,
@@ -234,6 +236,7 @@ impl Network {
                     public: BTreeMap::new(),
                     inside: BTreeMap::new(),
                     sockets: BTreeMap::new(),
+                    admitted: None,
                     place: 0,
                     next_public: 0,
                     delivered: 0,
@@ -271,6 +274,18 @@ impl Network {
                 }
                 free
             });
+        }
+    }
+
+    /// The sockets that the host makes from now on are heard by nobody; those that it
+    /// has go on.
+    pub fn admit_no_more(&self, host: u8) {
+        self.trace.note(format_args!("host {host}: no more sockets"));
+        let mut state = self.lock();
+        let sockets: Vec<SocketAddr> =
+            state.inboxes.keys().filter(|addr| addr.ip() == host_addr(host)).copied().collect();
+        if let Some(road) = state.roads.get_mut(&host_addr(host)) {
+            road.admitted = Some(sockets);
         }
     }
 
@@ -413,6 +428,9 @@ impl Network {
         let Some(road) = roads.get_mut(&client.ip()) else { return lose("no road") };
         let of_socket = road.sockets.get(&client).filter(|_| !late).copied();
         let of_socket = of_socket.unwrap_or(Gate::Open);
+        if road.admitted.as_ref().is_some_and(|admitted| !admitted.contains(&client)) {
+            return lose("not admitted");
+        }
         let lane = road.lane(way);
         match (lane.gate, of_socket) {
             (Gate::Closed, _) | (_, Gate::Closed) => return lose("closed"),

@@ -119,6 +119,7 @@ fn session_config(dice: &mut Dice) -> (SessionConfig, Bounds) {
         .replay_budget(bounds.replay_budget)
         .probe_interval(dice.pick_millis(100..5_000))
         .probe_timeout(dice.pick_millis(1000..5_000))
+        .optimistic_replay(dice.choose(&[0, 1 << 10, 64 << 10, 1 << 20]))
         .stream_window(dice.choose(&[1 << 10, 10 << 10, 1 << 20, 4 << 20]))
         .initial_streams(dice.choose(&[1, 2, 8, 64]));
     (config, bounds)

@@ -2,11 +2,13 @@
 //! fault and each kind of traffic, at several moments.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use evermux::{BackedReader, BackedWriter, SessionConfig};
+use evermux::{BackedPipe, BackedReader, BackedWriter, Client, Server, Session, SessionConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -88,30 +90,72 @@ async fn read(mut reader: BackedReader, reads: Reads) {
     }
 }
 
+/// Both sides of a session on a road with [`ROUND_TRIP`].
+struct Pair {
+    ours: Session,
+    theirs: Session,
+    playing: JoinSet<()>,
+    /// The client's or the server's, if nobody writes yet.
+    writer: Option<BackedWriter>,
+    _roles: (Client, Server),
+}
+
+impl Pair {
+    async fn with(world: &World, config: SessionConfig) -> Self {
+        let road = Conditions { latency: ROUND_TRIP / 2, ..Conditions::default() };
+        world.network.pave(1, road, road);
+        let server = world.server(config.clone(), |_| {});
+        let client = world.client(1, config, |_| {});
+        let (ours, theirs) = world.session(&client, &server).await;
+        let playing = JoinSet::new();
+        Self { ours, theirs, playing, writer: None, _roles: (client, server) }
+    }
+
+    async fn pipe(&self) -> (BackedPipe, BackedPipe) {
+        let ours = self.ours.open_pipe("").expect("the first");
+        let theirs = self.theirs.accept_pipe().await.expect("it comes").expect("a pipe");
+        (ours, theirs)
+    }
+
+    /// A pair between which there is `traffic`.
+    async fn playing(world: &World, traffic: Traffic) -> (Self, Reads) {
+        let mut pair = Self::with(world, SessionConfig::default()).await;
+        let (pipe, accepted) = pair.pipe().await;
+        let ((up_reader, up_writer), (down_reader, down_writer)) =
+            (accepted.into_split(), pipe.into_split());
+        let reads = Reads::default();
+        let (reader, writer, other) = match traffic {
+            Traffic::Download => (down_reader, up_writer, (up_reader, down_writer)),
+            _ => (up_reader, down_writer, (down_reader, up_writer)),
+        };
+        pair.playing.spawn(read(reader, reads.clone()));
+        if matches!(traffic, Traffic::Idle) {
+            pair.writer = Some(writer);
+        } else {
+            pair.playing.spawn(write(writer, traffic));
+        }
+        pair.playing.spawn(async move {
+            // Held, so that nothing is reset.
+            let _other = other;
+            std::future::pending().await
+        });
+        (pair, reads)
+    }
+
+    async fn end(self) {
+        drop(self.playing);
+        self.ours.close(evermux::CloseCode::DONE, b"");
+        tokio::join!(self.ours.closed(), self.theirs.closed());
+    }
+}
+
 /// How long after the end of the fault the first byte was read.
 async fn recover(world: World, traffic: Traffic, fault: Fault, phase: u64) -> Duration {
-    let road = Conditions { latency: ROUND_TRIP / 2, ..Conditions::default() };
-    world.network.pave(1, road, road);
-    let server = world.server(SessionConfig::default(), |_| {});
-    let client = world.client(1, SessionConfig::default(), |_| {});
-    let (ours, theirs) = world.session(&client, &server).await;
-    let pipe = ours.open_pipe("").expect("the first");
-    let accepted = theirs.accept_pipe().await.expect("it comes").expect("a pipe");
-    let ((up_reader, up_writer), (down_reader, down_writer)) =
-        (accepted.into_split(), pipe.into_split());
-    let (reads, mut playing) = (Reads::default(), JoinSet::new());
-    let (reader, mut writer) = match traffic {
-        Traffic::Download => (down_reader, Some(up_writer)),
-        _ => (up_reader, Some(down_writer)),
-    };
-    playing.spawn(read(reader, reads.clone()));
-    if !matches!(traffic, Traffic::Idle) {
-        playing.spawn(write(writer.take().expect("one"), traffic));
-    }
+    let (mut pair, reads) = Pair::playing(&world, traffic).await;
     sleep(Duration::from_millis(3_000 + phase * 37)).await;
     fault.strike(&world.network).await;
     let back = Instant::now();
-    if let Some(writer) = &mut writer {
+    if let Some(writer) = &mut pair.writer {
         writer.write_all(b"now").await.expect("room for it");
     }
     let first = async {
@@ -124,9 +168,7 @@ async fn recover(world: World, traffic: Traffic, fault: Fault, phase: u64) -> Du
         }
     };
     let first = timeout(Duration::from_secs(200), first).await.unwrap_or(Duration::MAX);
-    drop(playing);
-    ours.close(evermux::CloseCode::DONE, b"");
-    let _ = tokio::join!(ours.closed(), theirs.closed());
+    pair.end().await;
     first
 }
 
@@ -169,4 +211,80 @@ fn bytes_flow_again_soon_after_the_network_is_back() {
         }
     }
     assert!(slow.is_empty(), "{slow:#?}");
+}
+
+/// The longest time without a byte for the reader, from now on, while the sessions'
+/// links are handed over.
+async fn longest_gap(reads: &Reads, during: impl Future<Output = ()>) -> Duration {
+    let before = reads.0.lock().unwrap().len() - 1;
+    during.await;
+    sleep(Duration::from_secs(1)).await;
+    let reads = reads.0.lock().unwrap();
+    reads[before..].windows(2).map(|pair| pair[1] - pair[0]).max().expect("several reads")
+}
+
+#[test]
+fn a_handover_stalls_keys_for_less_than_a_round_trip_and_bulk_for_little_more() {
+    for traffic in [Traffic::Keys, Traffic::Upload, Traffic::Download] {
+        let play = |world: World| async move {
+            let (pair, reads) = Pair::playing(&world, traffic).await;
+            sleep(Duration::from_secs(3)).await;
+            // Bulk fills the queue: a round trip takes longer than an empty road.
+            let rtt = pair
+                .ours
+                .stats()
+                .rtt
+                .expect("attached")
+                .max(pair.theirs.stats().rtt.expect("attached"));
+            let hand_over = async {
+                pair.ours.handover().await.expect("the server is there");
+            };
+            let gap = longest_gap(&reads, hand_over).await;
+            pair.end().await;
+            (gap, rtt)
+        };
+        let (gap, rtt) = world::run(0, false, play).result.expect("it ends well");
+        println!("{traffic:?}, handed over: {gap:?} without a byte, round trip {rtt:?}");
+        let bar = if matches!(traffic, Traffic::Keys) { ROUND_TRIP / 2 } else { 2 * rtt };
+        assert!(gap < bar, "{traffic:?}: {gap:?}, {bar:?} allowed");
+    }
+}
+
+/// What little is owed goes along with the claim, and with the answer.
+#[test]
+fn the_first_bytes_after_a_resume_come_up_after_one_and_a_half_round_trips_and_down_after_two() {
+    let resume = |most: u64| {
+        let play = |world: World| async move {
+            let mut config = SessionConfig::default();
+            config.optimistic_replay(most);
+            let pair = Pair::with(&world, config).await;
+            let (mut up, mut down) = pair.pipe().await;
+            sleep(Duration::from_secs(3)).await;
+            BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(1, way, Gate::Closed));
+            up.write_all(b"owed up").await.expect("room for it");
+            down.write_all(b"owed down").await.expect("room for it");
+            sleep(Duration::from_millis(100)).await;
+            BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(1, way, Gate::Open));
+            let begun = Instant::now();
+            let reconnect = async {
+                pair.ours.reconnect().await.expect("the server is there");
+            };
+            let read = |mut pipe: BackedPipe, len: usize| async move {
+                let mut buf = vec![0; len];
+                pipe.read_exact(&mut buf).await.expect("it comes");
+                (begun.elapsed(), pipe)
+            };
+            let ((), (to_client, up), (to_server, down)) =
+                tokio::join!(reconnect, read(up, 9), read(down, 7));
+            drop((up, down));
+            pair.end().await;
+            [to_server, to_client]
+        };
+        world::run(0, false, play).result.expect("it ends well")
+    };
+    let in_trips = |took: Duration| took.as_secs_f64() / ROUND_TRIP.as_secs_f64();
+    let [along, waiting] = [64 << 10, 0].map(|most| resume(most).map(in_trips));
+    println!("round trips to the first byte up and down: {along:.2?}, without: {waiting:.2?}");
+    assert!(along[0] < 1.6 && along[1] < 2.1, "{along:?}");
+    assert!(waiting[0] > 2.4 && waiting[1] > 2.9, "{waiting:?}: it would make no difference");
 }

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use evermux::Side;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use evermux::{LinkState, Side};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::dice::Dice;
 use crate::network::{BOTH_WAYS, Conditions, Gate, Way};
@@ -35,6 +35,9 @@ pub enum Fault {
     Roam,
     /// Another network, perhaps, and the client's application is told by its system.
     NetworkChanged,
+    /// A client's application wants another connection before it lets go of this one,
+    /// which may be dead, or die meanwhile.
+    Handover,
     /// Another place: other latency, loss, rate.
     Conditions,
     /// An application wants another connection.
@@ -56,6 +59,7 @@ const ODDS: &[(Fault, u64)] = &[
     (Fault::Straggler, 2),
     (Fault::Roam, 3),
     (Fault::NetworkChanged, 2),
+    (Fault::Handover, 2),
     (Fault::Conditions, 2),
     (Fault::Reconnect, 2),
     (Fault::Sleep, 1),
@@ -205,6 +209,21 @@ impl Weather {
                     pair.session(Side::Client).iter().for_each(|session| session.network_changed());
                 }
             }
+            Fault::Handover => {
+                if dice.chance(250) {
+                    network.set_gate_of_sockets(host, Gate::Closed);
+                }
+                for pair in world.watch.pairs() {
+                    if let Some(session) = pair.session(Side::Client) {
+                        // The future may be dropped: the handover goes on.
+                        let _ = timeout(Duration::ZERO, session.handover()).await;
+                    }
+                }
+                if dice.chance(250) {
+                    sleep(Duration::from_millis(dice.pick_log(1..500))).await;
+                    network.set_gate_of_sockets(host, Gate::Closed);
+                }
+            }
             Fault::Conditions => {
                 network.pave(host, Self::conditions(dice), Self::conditions(dice));
             }
@@ -225,13 +244,23 @@ impl Weather {
     }
 }
 
-/// The applications of a side want other connections, some of them.
+/// The applications of a side want other connections, some of them, and wait for
+/// them or not for long. Nobody here holds the session meanwhile: its process may be
+/// killed.
 async fn reconnect(world: &World, side: Side, dice: &mut Dice) {
     for pair in world.watch.pairs() {
-        if let Some(session) = pair.session(side).filter(|_| dice.chance(700)) {
-            // The future may be dropped: the reconnect goes on.
-            let at_most = Instant::now() + Duration::from_millis(dice.pick_log(1..2_000));
-            let _ = timeout_at(at_most, session.reconnect()).await;
-        }
+        let Some(session) = pair.session(side).filter(|_| dice.chance(700)) else { continue };
+        let at_most = Duration::from_millis(dice.pick_log(1..2_000));
+        let before = session.stats().epoch;
+        // The future may be dropped: the reconnect goes on.
+        let _ = timeout(Duration::ZERO, session.reconnect()).await;
+        let mut link = session.watch_link();
+        drop(session);
+        let new = |state: &LinkState| match state {
+            LinkState::Attached { epoch, .. } => *epoch > before,
+            LinkState::Closed { .. } => true,
+            _ => false,
+        };
+        let _ = timeout(at_most, link.wait_for(new)).await;
     }
 }

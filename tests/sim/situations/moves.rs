@@ -1,8 +1,9 @@
-//! The connection moves to another socket, and its pipes with it. 16.
+//! The connection moves to another socket, and its pipes with it; or the session to
+//! another connection while this one still works. 16.
 
 use std::time::Duration;
 
-use evermux::{SessionEvent, Side};
+use evermux::{HandoverError, SessionEvent, Side};
 use tokio::join;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -75,6 +76,58 @@ fn situation_16_who_says_that_the_network_has_changed_while_detached_is_tried_at
             kinds[0]
         };
         let ((), kind) = stage.during(moment, acts, told).await;
+        stage.end().await;
+        kind
+    });
+}
+
+#[test]
+fn situation_16_a_handover_keeps_the_old_connection_until_the_new_one_is_attached() {
+    let kinds = ["in full swing"];
+    at_every_moment("handed over", 0.., &kinds, |world, moment| async move {
+        let stage = Stage::new(&world).await;
+        let (mut one, mut two) = stage.pipe(SIDES[moment as usize % 2]).await;
+        let acts = async {
+            join!(one.exchange(BYTES), two.exchange(BYTES));
+        };
+        let hands_over = async {
+            let before = stage.ours.stats().epoch;
+            let opened = stage.open(Side::Client);
+            let after = stage.ours.handover().await.expect("the server is there");
+            assert!(after > before);
+            // A pipe that was opened while it was under way is there once.
+            let accepted = stage.accept(Side::Server).await;
+            stage.one_connection(before).await;
+            drop((opened, accepted));
+            kinds[0]
+        };
+        let ((), kind) = stage.during(moment, acts, hands_over).await;
+        assert_eq!(stage.resumes(), u64::from(kind.is_some()));
+        stage.end().await;
+        kind
+    });
+}
+
+#[test]
+fn situation_16_a_handover_that_leads_nowhere_leaves_everything_as_it_was() {
+    let kinds = ["in full swing"];
+    at_every_moment("nowhere", 0..20, &kinds, |world, moment| async move {
+        let stage = Stage::new(&world).await;
+        let (mut one, mut two) = stage.pipe(Side::Client).await;
+        let acts = async {
+            join!(one.exchange(BYTES), two.exchange(BYTES));
+        };
+        let hands_over = async {
+            world.network.admit_no_more(HOST);
+            let failed = stage.ours.handover().await.expect_err("nothing gets there");
+            assert!(matches!(failed, HandoverError::Dial(_)), "{failed}");
+            assert!(stage.ours.link().is_attached());
+            let wrong = stage.theirs.handover().await;
+            assert_eq!(wrong, Err(HandoverError::NotTheClient));
+            kinds[0]
+        };
+        let ((), kind) = stage.during(moment, acts, hands_over).await;
+        assert_eq!(stage.resumes(), 0);
         stage.end().await;
         kind
     });
