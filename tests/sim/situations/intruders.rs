@@ -151,17 +151,20 @@ fn situation_09_of_two_holders_of_a_token_one_wins_and_the_other_stops() {
         let strike = async {
             let was = [stage.ours.link().is_attached(), stage.theirs.stats().resumes == 0];
             // Nobody can tell him from the client but by his holder id.
-            let claim = Claim {
-                session: *stage.ours.id().as_bytes(),
-                epoch: HIS_EPOCH,
-                holder: HOLDER,
-                exporter: intruder.peer.exporter(),
+            let resume = |intruder: &Intruder| {
+                let claim = Claim {
+                    session: *stage.ours.id().as_bytes(),
+                    epoch: HIS_EPOCH,
+                    holder: HOLDER,
+                    exporter: intruder.peer.exporter(),
+                };
+                let read = stage.ours.pipes().first().map_or(0, |pipe| pipe.stats.read);
+                [claim.resume(&claim.client_proof(&secret)), table(1, 0, &[(0, read)])].concat()
             };
-            let read = stage.ours.pipes().first().map_or(0, |pipe| pipe.stats.read);
-            let resume = [claim.resume(&claim.client_proof(&secret)), table(1, 0, &[(0, read)])];
             let winner = || (stage.theirs.link().is_attached(), stage.theirs.stats().epoch);
             let before = winner();
-            match (intruder.resume(&resume.concat()).await, was) {
+            let said = resume(&intruder);
+            match (intruder.resume(&said).await, was) {
                 (Ok(()), [attached, true]) => {
                     let told = stage.ours.closed().await;
                     assert!(matches!(told, SessionError::Superseded { .. }), "{told}");
@@ -177,6 +180,11 @@ fn situation_09_of_two_holders_of_a_token_one_wins_and_the_other_stops() {
                     kinds[usize::from(!attached)]
                 }
                 (Err(refusal), [_, false]) => {
+                    assert_eq!(refusal.as_bytes(), SUPERSEDED);
+                    // To say it again makes it no better.
+                    let mut again = Intruder::new(&world).await;
+                    let said = resume(&again);
+                    let refusal = again.resume(&said).await.expect_err("it is outdated");
                     assert_eq!(refusal.as_bytes(), SUPERSEDED);
                     assert_eq!(winner(), before, "the winner is disturbed");
                     kinds[2]
