@@ -459,12 +459,33 @@ impl Attempt {
         self.0.remote_address()
     }
 
+    /// The same for every packet that may begin this attempt, and for no other
+    /// attempt: each client draws it at random (RFC 9000 section 7.2).
+    pub(crate) fn name(&self) -> AttemptName {
+        AttemptName::new(&self.0.orig_dst_cid())
+    }
+
     pub(crate) fn refuse(self) {
         self.0.refuse();
     }
 
     pub(crate) async fn accept(self) -> Result<Connection, Lost> {
         Ok(Connection(self.0.accept()?.await?))
+    }
+}
+
+/// The first destination connection id of a client, filled up with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct AttemptName([u8; CID_LEN_MAX]);
+
+/// RFC 9000 section 17.2.
+const CID_LEN_MAX: usize = 20;
+
+impl AttemptName {
+    pub(crate) fn new(cid: &[u8]) -> Self {
+        let mut name = [0; CID_LEN_MAX];
+        name.iter_mut().zip(cid).for_each(|(to, from)| *to = *from);
+        Self(name)
     }
 }
 

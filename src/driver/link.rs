@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
 
-use super::liveness::{Liveness, Verdict};
+use super::liveness::{Liveness, Signs, Verdict};
 use super::{Driver, LinkEnd};
 use crate::clock::{self, Instant, sleep_until};
 use crate::code::CloseCode;
@@ -337,7 +337,8 @@ impl Driver {
     /// Client: looks whether the server can be reached.
     pub(super) fn look_after(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
         let pipes = self.has_pipes();
-        match link.liveness.look(clock::now(), &self.config, &link.connection, pipes) {
+        let signs = Signs::of(&link.connection);
+        match link.liveness.look(clock::now(), &self.config, signs, pipes) {
             Verdict::Wait => {}
             Verdict::Probe(number) => {
                 self.send_acks(link);
@@ -375,7 +376,7 @@ impl Driver {
             tracing::debug!(%error, "no fresh socket: the old one stays");
         }
         link.moved_at = Some(now);
-        link.liveness.moved(now, &link.connection);
+        link.liveness.moved(now, Signs::of(&link.connection));
         let last_contact = link.liveness.last_contact();
         self.shared.set_suspect(&link.connection, link.epoch, last_contact);
     }

@@ -58,6 +58,20 @@ pub(super) enum Verdict {
     Dead,
 }
 
+/// What a connection shows of the link under it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signs {
+    /// ACK frames received so far: only they show that both ways work.
+    acks: u64,
+    rtt: Duration,
+}
+
+impl Signs {
+    pub(super) fn of(connection: &Connection) -> Self {
+        Self { acks: connection.acks_received(), rtt: connection.rtt() }
+    }
+}
+
 /// Watches over a link.
 #[derive(Debug)]
 pub(super) struct Liveness {
@@ -74,7 +88,7 @@ pub(super) struct Liveness {
     fresh: bool,
     /// Bytes written and read at the last look.
     traffic: u64,
-    /// ACK frames received at the last look: only they show that both ways work.
+    /// ACK frames received at the last look.
     heard: u64,
     /// When that number was seen to grow.
     heard_at: Instant,
@@ -140,9 +154,9 @@ impl Liveness {
     /// The connection has moved to another socket, and QUIC has sent something from
     /// there: the link is suspect until that is answered. Kicks begin when the answer
     /// is late: the first would end the hearing of the old socket.
-    pub(super) fn moved(&mut self, now: Instant, connection: &Connection) {
-        self.heard = connection.acks_received();
-        let answered = (2 * connection.rtt()).clamp(ANSWERED_MIN, ANSWERED_MAX);
+    pub(super) fn moved(&mut self, now: Instant, signs: Signs) {
+        self.heard = signs.acks;
+        let answered = (2 * signs.rtt).clamp(ANSWERED_MIN, ANSWERED_MAX);
         self.suspicion = Some(Suspicion { since: now, next_kick: now + answered });
     }
 
@@ -167,13 +181,12 @@ impl Liveness {
         &mut self,
         now: Instant,
         config: &SessionConfig,
-        connection: &Connection,
+        signs: Signs,
         pipes: bool,
     ) -> Verdict {
-        self.quiet = quiet(config, connection.rtt());
-        let heard = connection.acks_received();
-        if heard != self.heard {
-            (self.heard, self.heard_at) = (heard, now);
+        self.quiet = quiet(config, signs.rtt);
+        if signs.acks != self.heard {
+            (self.heard, self.heard_at) = (signs.acks, now);
             if self.suspicion.take().is_some() {
                 return Verdict::Recovered;
             }
@@ -236,5 +249,305 @@ fn kick_interval(config: &SessionConfig, age: Duration) -> Duration {
         2 * config.kick_interval
     } else {
         config.kick_interval.max(OLD_KICK_INTERVAL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Verdict::{Dead, Kick, Probe, Recovered, Suspect, Wait};
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
+    /// As short as it is by default, on the road below.
+    const QUIET: Duration = Duration::from_millis(300);
+
+    /// A link with default settings and a round trip of 20 ms, and the time.
+    struct Watched {
+        liveness: Liveness,
+        config: SessionConfig,
+        host: Host,
+        signs: Signs,
+        pipes: bool,
+        begun: Instant,
+        now: Instant,
+    }
+
+    impl Watched {
+        fn new() -> Self {
+            let now = crate::clock::now();
+            Self {
+                liveness: Liveness::new(now),
+                config: SessionConfig::default(),
+                host: Host::new(0, None),
+                signs: Signs { acks: 0, rtt: 20 * MS },
+                pipes: true,
+                begun: now,
+                now,
+            }
+        }
+
+        /// Just after the answer to the first probe, which came at once.
+        fn begun() -> Self {
+            let mut watched = Self::new();
+            assert_eq!(watched.look(), Probe(1));
+            watched.answered(1);
+            watched
+        }
+
+        /// Suspect for the first time, just now, after `QUIET`.
+        fn suspect() -> Self {
+            let mut watched = Self::new();
+            assert_eq!(watched.look(), Probe(1));
+            watched.at_deadline(QUIET, Suspect);
+            watched
+        }
+
+        fn look(&mut self) -> Verdict {
+            self.liveness.notice_traffic(self.now, &self.config, &self.host, self.pipes);
+            self.liveness.look(self.now, &self.config, self.signs, self.pipes)
+        }
+
+        /// An ack comes, and is looked at.
+        fn heard(&mut self, verdict: Verdict) {
+            self.signs.acks += 1;
+            assert_eq!(self.look(), verdict, "{:?} after the begin", self.now - self.begun);
+        }
+
+        fn answered(&mut self, number: u64) {
+            self.heard(Wait);
+            self.liveness.on_pong(number);
+        }
+
+        fn written(&mut self) {
+            self.host.totals.written.fetch_add(1, Relaxed);
+            self.liveness.notice_traffic(self.now, &self.config, &self.host, self.pipes);
+        }
+
+        /// The next thing happens after exactly so long, and is this.
+        fn at_deadline(&mut self, after: Duration, verdict: Verdict) {
+            let since = self.now - self.begun;
+            assert_eq!(self.liveness.deadline() - self.now, after, "{since:?} after the begin");
+            if after > MS {
+                self.now += after - MS;
+                assert_eq!(self.look(), Wait, "{since:?} after the begin, too early");
+                self.now += MS;
+            } else {
+                self.now += after;
+            }
+            assert_eq!(self.look(), verdict, "{since:?} after the begin");
+        }
+    }
+
+    #[test]
+    fn the_first_probe_goes_out_at_once_whatever_was_written() {
+        for written in [false, true] {
+            let mut watched = Watched::new();
+            assert_eq!(watched.liveness.deadline(), watched.now);
+            if written {
+                watched.written();
+            }
+            assert_eq!(watched.look(), Probe(1));
+            assert!(!watched.liveness.is_suspect());
+        }
+    }
+
+    #[test]
+    fn an_idle_link_is_probed_at_the_interval_and_without_pipes_at_a_longer_one() {
+        for (pipes, interval) in [(true, 15 * SECOND), (false, 30 * SECOND)] {
+            let mut watched = Watched { pipes, ..Watched::new() };
+            assert_eq!(watched.look(), Probe(1));
+            watched.answered(1);
+            for number in 2..5 {
+                watched.at_deadline(interval, Probe(number));
+                watched.answered(number);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_pipe_brings_the_next_probe_forward_and_no_pipe_does_not() {
+        let mut watched = Watched { pipes: false, ..Watched::new() };
+        assert_eq!(watched.look(), Probe(1));
+        watched.answered(1);
+        watched.now += SECOND;
+        assert_eq!(watched.look(), Wait);
+        assert_eq!(watched.liveness.deadline(), watched.begun + 30 * SECOND);
+        watched.pipes = true;
+        assert_eq!(watched.look(), Wait);
+        watched.at_deadline(15 * SECOND, Probe(2));
+    }
+
+    #[test]
+    fn ten_quick_probes_follow_traffic_in_either_direction() {
+        for up in [true, false] {
+            let mut watched = Watched::begun();
+            let totals = &watched.host.totals;
+            if up { &totals.written } else { &totals.read }.fetch_add(7, Relaxed);
+            watched.now += 2 * SECOND;
+            assert_eq!(watched.look(), Wait);
+            watched.at_deadline(QUIET, Probe(2));
+            watched.answered(2);
+            for number in 3..=11 {
+                watched.at_deadline(SECOND, Probe(number));
+                watched.answered(number);
+            }
+            watched.at_deadline(15 * SECOND, Probe(12));
+        }
+    }
+
+    #[test]
+    fn quick_probes_are_not_slower_than_what_is_set() {
+        let mut watched = Watched::new();
+        watched.config.probe_interval(SECOND / 2);
+        assert_eq!(watched.look(), Probe(1));
+        watched.answered(1);
+        watched.written();
+        watched.at_deadline(QUIET, Probe(2));
+        watched.answered(2);
+        watched.at_deadline(SECOND / 2, Probe(3));
+    }
+
+    #[test]
+    fn while_bytes_flow_nobody_asks() {
+        let mut watched = Watched::begun();
+        for _ in 0..20 {
+            watched.now += QUIET - MS;
+            watched.written();
+            watched.heard(Wait);
+            watched.now += MS;
+            assert_eq!(watched.look(), Wait);
+        }
+        // Asked as soon as nothing was heard for a while, not after that again.
+        watched.at_deadline(QUIET - MS, Probe(2));
+    }
+
+    #[test]
+    fn a_probe_without_an_answer_makes_the_link_suspect_unless_something_else_is_heard() {
+        let mut watched = Watched::new();
+        watched.now += SECOND;
+        assert_eq!(watched.look(), Probe(1));
+        watched.now += QUIET - MS;
+        watched.heard(Wait);
+        assert_eq!(watched.liveness.last_contact(), watched.now);
+        let last_contact = watched.now;
+        watched.at_deadline(QUIET, Suspect);
+        assert!(watched.liveness.is_suspect());
+        assert_eq!(watched.liveness.last_contact(), last_contact);
+    }
+
+    #[test]
+    fn only_the_answer_to_the_last_probe_is_one() {
+        let mut watched = Watched::begun();
+        watched.at_deadline(15 * SECOND, Probe(2));
+        [0, 1, 3].into_iter().for_each(|number| watched.liveness.on_pong(number));
+        watched.at_deadline(QUIET, Suspect);
+        let mut watched = Watched::begun();
+        watched.at_deadline(15 * SECOND, Probe(2));
+        watched.liveness.on_pong(2);
+        watched.at_deadline(15 * SECOND, Probe(3));
+    }
+
+    #[test]
+    fn a_suspect_link_is_kicked_less_and_less_often_until_it_is_given_up() {
+        let mut watched = Watched::suspect();
+        watched.config.probe_timeout(130 * SECOND);
+        watched.at_deadline(Duration::ZERO, Kick);
+        for (until, interval) in [(10, 20), (120, 40), (130, 1_000)] {
+            let until = watched.begun + QUIET + until * SECOND;
+            while watched.now + interval * MS < until {
+                watched.at_deadline(interval * MS, Kick);
+            }
+            // The kick at the turn comes after the old interval.
+            if until < watched.begun + QUIET + 130 * SECOND {
+                watched.at_deadline(interval * MS, Kick);
+            }
+        }
+        watched.at_deadline(SECOND, Dead);
+        assert_eq!(watched.now, watched.begun + QUIET + 130 * SECOND);
+    }
+
+    #[test]
+    fn a_link_that_is_heard_again_has_recovered_and_its_probe_must_be_answered_still() {
+        for answered in [true, false] {
+            let mut watched = Watched::suspect();
+            watched.now += 5 * SECOND;
+            assert_eq!(watched.look(), Kick);
+            watched.heard(Recovered);
+            assert!(!watched.liveness.is_suspect());
+            assert_eq!(watched.liveness.last_contact(), watched.now);
+            if answered {
+                watched.liveness.on_pong(1);
+                watched.at_deadline(10 * SECOND - QUIET, Probe(2));
+            } else {
+                watched.at_deadline(QUIET, Suspect);
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_that_has_moved_is_suspect_until_something_is_heard_from_there() {
+        for (rtt, patience) in [(10, 50), (25, 50), (100, 200), (125, 250), (5_000, 250)] {
+            let mut watched = Watched::begun();
+            watched.now += SECOND;
+            // What came before it moved, and was not looked at yet, shows nothing.
+            watched.signs = Signs { acks: watched.signs.acks + 3, rtt: rtt * MS };
+            watched.liveness.moved(watched.now, watched.signs);
+            assert!(watched.liveness.is_suspect());
+            watched.at_deadline(patience * MS, Kick);
+            watched.at_deadline(20 * MS, Kick);
+            watched.heard(Recovered);
+        }
+    }
+
+    #[test]
+    fn a_move_does_not_answer_for_the_past() {
+        let mut watched = Watched::begun();
+        let last_contact = watched.now;
+        watched.now += SECOND;
+        watched.liveness.moved(watched.now, watched.signs);
+        assert_eq!(watched.liveness.last_contact(), last_contact);
+        watched.now += 100 * SECOND - MS;
+        assert_eq!(watched.look(), Kick);
+        watched.now += MS;
+        assert_eq!(watched.look(), Dead);
+    }
+
+    #[test]
+    fn silence_is_nothing_to_worry_about_for_six_round_trips_within_bounds() {
+        for (suspect_after, rtt, silence) in [
+            (300, 0, 300),
+            (300, 37, 300),
+            (300, 38, 303),
+            (300, 100, 675),
+            (300, 808, 4_923),
+            (300, 60_000, 5_000),
+            (100, 0, 100),
+            (100, 10, 135),
+            (8_000, 10, 8_000),
+            (8_000, 60_000, 8_000),
+        ] {
+            let mut config = SessionConfig::default();
+            config.suspect_after(suspect_after * MS);
+            assert_eq!(quiet(&config, rtt * MS), silence * MS, "{rtt} ms");
+        }
+    }
+
+    #[test]
+    fn kicks_become_rare_at_ten_seconds_and_at_two_minutes() {
+        for (set, age, interval) in [
+            (20, 0, 20),
+            (20, 9_999, 20),
+            (20, 10_000, 40),
+            (20, 119_999, 40),
+            (20, 120_000, 1_000),
+            (3_000, 9_999, 3_000),
+            (3_000, 10_000, 6_000),
+            (3_000, 120_000, 3_000),
+        ] {
+            let mut config = SessionConfig::default();
+            config.kick_interval(set * MS);
+            assert_eq!(kick_interval(&config, age * MS), interval * MS, "{set} ms at {age} ms");
+        }
     }
 }

@@ -1,11 +1,13 @@
-//! Keeping guessers at bay.
+//! Who is turned away before the handshake: guessers, and the rest of what was
+//! turned away just now.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{self, Instant};
+use crate::quic::AttemptName;
 
 /// So many wrong proofs are forgiven to one address in a [`WINDOW`]: several
 /// clients behind one NAT may all hold outdated tokens after a restore.
@@ -66,6 +68,54 @@ impl Record {
     }
 }
 
+/// How long an attempt that was turned away is remembered: until its client has given
+/// it up, by default (`ClientConfig::attempt_timeout`), even if it did not hear of it.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// Attempts remembered; beyond that the oldest is forgotten. Some 700 KiB; the packets
+/// that begin an attempt come within milliseconds of each other.
+const ATTEMPTS_MAX: usize = 8192;
+
+/// Attempts that were turned away.
+///
+/// With a post-quantum key share a ClientHello takes two datagrams, and each of them
+/// looks like the begin of an attempt. If the second was let in because a place has
+/// come free since, it would hold the place until the handshake timeout: nobody
+/// repeats the first.
+#[derive(Debug, Default)]
+pub(super) struct TurnedAway {
+    names: HashSet<AttemptName>,
+    /// The same names, the oldest first.
+    since: VecDeque<(Instant, AttemptName)>,
+}
+
+impl TurnedAway {
+    /// Takes note of an attempt that is turned away now.
+    pub(super) fn add(&mut self, attempt: AttemptName) {
+        if self.names.insert(attempt) {
+            self.since.push_back((clock::now(), attempt));
+        }
+        self.forget();
+    }
+
+    /// Whether an attempt has begun before, and was turned away.
+    pub(super) fn contains(&mut self, attempt: AttemptName) -> bool {
+        self.forget();
+        self.names.contains(&attempt)
+    }
+
+    fn forget(&mut self) {
+        let now = clock::now();
+        while let Some((since, attempt)) = self.since.front().copied()
+            && (self.since.len() > ATTEMPTS_MAX
+                || now.saturating_duration_since(since) >= REMEMBERED)
+        {
+            self.since.pop_front();
+            self.names.remove(&attempt);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -93,5 +143,35 @@ mod tests {
             failures.add(Ipv4Addr::from(ip).into());
         }
         assert!(failures.by_address.lock().unwrap().len() <= ADDRESSES_MAX);
+    }
+
+    fn attempt(number: u64) -> AttemptName {
+        AttemptName::new(&number.to_be_bytes())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_an_attempt_that_was_turned_away_is_known_for_a_while() {
+        let mut turned_away = TurnedAway::default();
+        turned_away.add(attempt(1));
+        clock::sleep(REMEMBERED / 2).await;
+        turned_away.add(attempt(2));
+        // It came again: that makes it no younger.
+        turned_away.add(attempt(1));
+        assert!([1, 2].iter().all(|number| turned_away.contains(attempt(*number))));
+        assert!(!turned_away.contains(attempt(3)));
+        clock::sleep(REMEMBERED / 2).await;
+        assert!(!turned_away.contains(attempt(1)));
+        assert!(turned_away.contains(attempt(2)));
+        clock::sleep(REMEMBERED / 2).await;
+        assert!(!turned_away.contains(attempt(2)));
+        assert!(turned_away.names.is_empty() && turned_away.since.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_attempts_the_last_are_remembered() {
+        let (mut turned_away, most) = (TurnedAway::default(), ATTEMPTS_MAX as u64);
+        (0..2 * most).for_each(|number| turned_away.add(attempt(number)));
+        assert!(turned_away.contains(attempt(most)) && !turned_away.contains(attempt(most - 1)));
+        assert_eq!((turned_away.names.len(), turned_away.since.len()), (8192, 8192));
     }
 }

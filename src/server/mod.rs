@@ -29,7 +29,7 @@ use crate::session::{Session, SessionShared};
 use crate::stats::{ServerStats, SessionStats};
 use crate::tls::Fingerprint;
 use crate::wire::{Frame, Hello, Refused, SECRET_LEN, Welcome};
-use admission::Failures;
+use admission::{Failures, TurnedAway};
 use registry::{Entry, Place, Registry};
 
 /// Listens for clients. Clones are the same server.
@@ -200,7 +200,7 @@ fn session_info(session: &Arc<SessionShared>) -> SessionInfo {
 /// Takes connections as they come, and hands each to a task of its own.
 async fn accept_loop(shared: Arc<ServerShared>, incoming: mpsc::Sender<Incoming>) {
     let most = shared.config.limits.max_handshakes as usize;
-    let mut handshakes = JoinSet::new();
+    let (mut handshakes, mut turned_away) = (JoinSet::new(), TurnedAway::default());
     loop {
         let attempt = tokio::select! {
             biased;
@@ -209,8 +209,12 @@ async fn accept_loop(shared: Arc<ServerShared>, incoming: mpsc::Sender<Incoming>
         };
         let Some(attempt) = attempt else { return };
         let from = attempt.remote_addr();
-        if handshakes.len() >= most || shared.failures.is_barred(from.ip()) {
+        if handshakes.len() >= most
+            || shared.failures.is_barred(from.ip())
+            || turned_away.contains(attempt.name())
+        {
             tracing::debug!(%from, "refused before its handshake");
+            turned_away.add(attempt.name());
             attempt.refuse();
             continue;
         }

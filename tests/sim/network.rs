@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,6 +23,12 @@ use crate::trace::Trace;
 
 /// Where the server listens.
 pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 4433);
+
+/// What the system gives to sockets that do not ask for a port.
+const PORTS: RangeInclusive<u16> = 1025..=u16::MAX;
+
+/// What a NAT gives to sockets.
+const PUBLIC_PORTS: RangeInclusive<u16> = 1..=u16::MAX;
 
 /// Most datagrams that wait in a socket.
 const INBOX_MAX: usize = 4096;
@@ -115,7 +122,8 @@ struct State {
     datagrams: u64,
     bytes: u64,
     delivered: u64,
-    next_port: u16,
+    /// The last that was given out.
+    port: u16,
     /// The host whose socket was the last to hear from the server at all.
     answered: u8,
 }
@@ -158,7 +166,8 @@ struct Road {
     admitted: Option<Vec<SocketAddr>>,
     /// Where the host is: part of its public addresses.
     place: u8,
-    next_public: u16,
+    /// The last public port that was given out.
+    public_port: u16,
     /// Datagrams that arrived at either end.
     delivered: u64,
 }
@@ -190,7 +199,7 @@ impl Network {
                 datagrams: 0,
                 bytes: 0,
                 delivered: 0,
-                next_port: 1024,
+                port: *PORTS.end(),
                 answered: 0,
             }),
             sooner: Notify::new(),
@@ -238,7 +247,7 @@ impl Network {
                     sockets: BTreeMap::new(),
                     admitted: None,
                     place: 0,
-                    next_public: 0,
+                    public_port: *PUBLIC_PORTS.end(),
                     delivered: 0,
                 };
                 state.roads.insert(host_addr(host), road);
@@ -415,7 +424,8 @@ impl Network {
         let Some(road) = state.roads.get_mut(&client.ip()) else {
             return self.lose(number, from, to, bytes, "no road");
         };
-        let from = if way == Way::Up { road.translate(from) } else { from };
+        let is_open = |socket: &SocketAddr| state.inboxes.contains_key(socket);
+        let from = if way == Way::Up { road.translate(from, is_open) } else { from };
         let datagram =
             Datagram { number, from, to, client, way, late: false, bytes: bytes.to_vec() };
         self.send_off(state, datagram);
@@ -525,6 +535,27 @@ impl State {
     fn road(&mut self, host: u8) -> Option<&mut Road> {
         self.roads.get_mut(&host_addr(host))
     }
+
+    /// An address there that no socket has.
+    fn free_address(&mut self, ip: IpAddr) -> io::Result<SocketAddr> {
+        let address = |port| SocketAddr::new(ip, port);
+        let free = after(self.port, PORTS)
+            .find(|port| !self.inboxes.contains_key(&address(*port)))
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
+        self.port = free;
+        // What became of an earlier socket there is nothing to this one.
+        if let Some(road) = self.roads.get_mut(&ip) {
+            road.sockets.remove(&address(free));
+            road.public.remove(&address(free));
+        }
+        Ok(address(free))
+    }
+}
+
+/// All ports, in turn, beginning with the one after `last`.
+fn after(last: u16, ports: RangeInclusive<u16>) -> impl Iterator<Item = u16> {
+    let (first, end) = ports.into_inner();
+    (last..=end).skip(1).chain(first..=last)
 }
 
 impl Road {
@@ -535,14 +566,22 @@ impl Road {
         }
     }
 
-    /// The public address of a socket, as the NAT gives it.
-    fn translate(&mut self, inside: SocketAddr) -> SocketAddr {
+    /// The public address of a socket, as the NAT gives it: one that it has given to
+    /// no other socket that is open.
+    fn translate(
+        &mut self,
+        inside: SocketAddr,
+        is_open: impl Fn(&SocketAddr) -> bool,
+    ) -> SocketAddr {
         if let Some(public) = self.public.get(&inside) {
             return *public;
         }
-        self.next_public += 1;
         let ip = Ipv4Addr::new(198, 51, host_number(inside.ip()), self.place);
-        let public = SocketAddr::new(ip.into(), self.next_public);
+        let public = after(self.public_port, PUBLIC_PORTS)
+            .map(|port| SocketAddr::new(ip.into(), port))
+            .find(|public| !self.inside.get(public).is_some_and(&is_open))
+            .expect("a host has as many sockets at most");
+        self.public_port = public.port();
         self.public.insert(inside, public);
         self.inside.insert(public, inside);
         public
@@ -556,11 +595,7 @@ pub struct Plug(pub Arc<Network>);
 impl World for Plug {
     fn bind(&self, local: SocketAddr) -> io::Result<Arc<dyn Socket>> {
         let mut state = self.0.lock();
-        let mut addr = local;
-        if addr.port() == 0 {
-            state.next_port += 1;
-            addr.set_port(state.next_port);
-        }
+        let addr = if local.port() == 0 { state.free_address(local.ip())? } else { local };
         if state.inboxes.contains_key(&addr) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
@@ -624,4 +659,36 @@ impl Drop for Bound {
             state.inboxes.remove(&self.addr);
         }
     }
+}
+
+#[test]
+fn a_host_that_has_used_all_its_ports_uses_them_again() {
+    let network = Network::new(Dice(0), Trace::new(false));
+    network.pave(1, Conditions::default(), Conditions::default());
+    let plug = Plug(network.clone());
+    let public = |socket: &dyn Socket| {
+        socket.send(SERVER, b"hello");
+        network.lock().roads[&host_addr(1)].public[&socket.local_addr()]
+    };
+    let new = || plug.bind((host_addr(1), 0).into()).expect("a free port");
+    let kept = new();
+    let kept_public = public(&*kept);
+    // What is cut off is the socket, and none that comes after it.
+    let first_addr = {
+        let first = new();
+        public(&*first);
+        network.set_gate_of_sockets(1, Gate::Closed);
+        first.local_addr()
+    };
+    let mut again = 0;
+    for _ in 0..100_000 {
+        let socket = new();
+        assert!(socket.local_addr().port() > 1024 && public(&*socket).port() > 0);
+        assert_ne!(socket.local_addr(), kept.local_addr());
+        assert_ne!(public(&*socket), kept_public);
+        again += u64::from(socket.local_addr() == first_addr);
+        let cut_off = network.lock().roads[&host_addr(1)].sockets.contains_key(&first_addr);
+        assert_eq!(cut_off, again == 0);
+    }
+    assert_eq!(again, 1);
 }

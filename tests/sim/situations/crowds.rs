@@ -115,8 +115,12 @@ const NEWCOMERS: u8 = 201;
 
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// From the end of the outage until everybody is attached, and every newcomer.
+/// From the end of the outage until the crowd is attached, and so is every newcomer
+/// if they are not many more.
 const SERVED: Duration = Duration::from_secs(5);
+
+/// So many newcomers for each who comes back are many.
+const MANY: u64 = 8;
 
 /// Who is not served within this time never will be.
 const EVER: Duration = Duration::from_secs(60);
@@ -139,90 +143,120 @@ fn situation_19_a_crowd_that_comes_back_at_once_is_served_and_so_are_newcomers()
     let crowd = seeds::from_env("EVERMUX_SIM_CROWD").unwrap_or(CROWD);
     let case = format!("a crowd of {crowd}");
     at_every_moment(&case, 0..1, &["served"], |world, _| async move {
-        let (budget, newcomers) = (crowd * SHARED, crowd / 2);
-        let mut limits = Limits::default();
-        // A quarter of the crowd at a time; and places for just those who come.
-        limits
-            .max_handshakes((crowd / 4) as u32)
-            .max_sessions((crowd + newcomers) as u32)
-            .replay_budget(budget);
-        let server = world.server(world::quick(), |config| {
-            config.limits(limits);
-        });
-        world.watch.add_server(&server, budget);
-        let seen = Arc::<Mutex<Seen>>::default();
-        let (mut sessions, mut ends, mut tasks) = (Vec::new(), Vec::new(), JoinSet::new());
-        for number in 0..crowd {
-            let client = client(&world, (1 + number % HOSTS) as u8);
-            let (ours, theirs) = world.session(&client, &server).await;
-            let one = ours.open_pipe("").expect("room for a pipe");
-            let two = theirs.accept_pipe().await.expect("a live session").expect("a pipe");
-            for (session, pipe) in [(&ours, one), (&theirs, two)] {
-                ends.push(End::new(pipe, session.id(), session.side(), &world.ledger));
+        let took = come_back(&world, crowd, crowd / 2).await;
+        assert!(took.all < SERVED, "all served after {:?}", took.all);
+        Some("served")
+    });
+}
+
+#[test]
+fn situation_19_a_crowd_that_comes_back_is_not_kept_out_by_many_more_newcomers() {
+    let crowd = seeds::from_env("EVERMUX_SIM_CROWD").unwrap_or(CROWD);
+    let case = format!("a crowd of {crowd} among {MANY} times as many newcomers");
+    at_every_moment(&case, 0..1, &["served"], |world, _| async move {
+        let took = come_back(&world, crowd, MANY * crowd).await;
+        assert!(took.back < SERVED, "back after {:?}", took.back);
+        Some("served")
+    });
+}
+
+/// From the end of the outage on.
+#[derive(Debug)]
+struct Took {
+    /// Until the crowd was back.
+    back: Duration,
+    /// Until every newcomer was served too.
+    all: Duration,
+}
+
+/// A crowd loses its server in one instant, for a while, and comes back together with
+/// newcomers: a quarter of the crowd is let in at a time.
+async fn come_back(world: &World, crowd: u64, newcomers: u64) -> Took {
+    let budget = crowd * SHARED;
+    let mut limits = Limits::default();
+    // Places for just those who come.
+    limits
+        .max_handshakes((crowd / 4) as u32)
+        .max_sessions((crowd + newcomers) as u32)
+        .replay_budget(budget);
+    let server = world.server(world::quick(), |config| {
+        config.limits(limits);
+    });
+    world.watch.add_server(&server, budget);
+    let seen = Arc::<Mutex<Seen>>::default();
+    let (mut sessions, mut ends, mut tasks) = (Vec::new(), Vec::new(), JoinSet::new());
+    for number in 0..crowd {
+        let client = client(world, (1 + number % HOSTS) as u8);
+        let (ours, theirs) = world.session(&client, &server).await;
+        let one = ours.open_pipe("").expect("room for a pipe");
+        let two = theirs.accept_pipe().await.expect("a live session").expect("a pipe");
+        for (session, pipe) in [(&ours, one), (&theirs, two)] {
+            ends.push(End::new(pipe, session.id(), session.side(), &world.ledger));
+        }
+        tasks.spawn(see(ours.events(), seen.clone()));
+        sessions.push((client, ours, theirs));
+    }
+
+    set_gates(world, crowd, Gate::Closed);
+    for mut end in ends {
+        tasks.spawn(async move { end.exchange(WRITTEN).await });
+    }
+    // All are told at once: nothing but jitter draws them apart.
+    for (_, ours, _) in &sessions {
+        let ours = ours.clone();
+        tasks.spawn(async move { ours.reconnect().await.map(drop).expect("a live session") });
+    }
+    sleep(OUTAGE).await;
+    let shared = server.stats().bytes_shared;
+    assert_eq!(shared, budget, "the crowd does not want all of it");
+    set_gates(world, crowd, Gate::Open);
+
+    let open = Instant::now();
+    let latecomers: JoinSet<_> =
+        (0..newcomers).map(|number| newcomer(world.clone(), number)).collect();
+    let all_served = async {
+        let accept_all = async {
+            let mut accepted = Vec::new();
+            for _ in 0..newcomers {
+                accepted.push(server.accept().await.expect("the server listens").accept());
             }
-            tasks.spawn(see(ours.events(), seen.clone()));
-            sessions.push((client, ours, theirs));
-        }
-
-        set_gates(&world, crowd, Gate::Closed);
-        for mut end in ends {
-            tasks.spawn(async move { end.exchange(WRITTEN).await });
-        }
-        // All are told at once: nothing but jitter draws them apart.
-        for (_, ours, _) in &sessions {
-            let ours = ours.clone();
-            tasks.spawn(async move { ours.reconnect().await.map(drop).expect("a live session") });
-        }
-        sleep(OUTAGE).await;
-        let shared = server.stats().bytes_shared;
-        assert_eq!(shared, budget, "the crowd does not want all of it");
-        set_gates(&world, crowd, Gate::Open);
-
-        let open = Instant::now();
-        let latecomers: JoinSet<_> =
-            (0..newcomers).map(|number| newcomer(world.clone(), number)).collect();
-        let all_served = async {
-            let accept_all = async {
-                let mut accepted = Vec::new();
-                for _ in 0..newcomers {
-                    accepted.push(server.accept().await.expect("the server listens").accept());
-                }
-                accepted
-            };
-            let latecomers = join!(accept_all, latecomers.join_all());
+            accepted
+        };
+        let all_back = async {
             for (_, ours, theirs) in &sessions {
                 while !ours.link().is_attached() || theirs.stats().resumes == 0 {
                     sleep(INSTANT).await;
                 }
             }
-            latecomers
+            open.elapsed()
         };
-        let (_theirs, latecomers) = timeout(EVER, all_served).await.expect("everybody is served");
-        let took = open.elapsed();
-        println!("{crowd} of old and {newcomers} new: served after {took:?}");
-        assert!(took < SERVED, "served after {took:?}");
-        {
-            let seen = seen.lock().unwrap();
-            let back = most_at_once(&seen.resumed);
-            let numbers = seen.attempts.range(DRAWN_APART..);
-            let begun = numbers.map(|(_, times)| most_at_once(times)).max().unwrap_or_default();
-            println!("at once, at most: {begun} attempts, {back} back");
-            assert!(begun as u64 <= crowd / 2, "{begun} of {crowd} attempts at once");
-            assert!(back as u64 <= crowd / 2, "{back} of {crowd} back at once");
-        }
+        join!(accept_all, latecomers.join_all(), all_back)
+    };
+    let all_served = timeout(EVER, all_served).await;
+    let (_theirs, latecomers, back) = all_served.expect("everybody is served");
+    let took = Took { back, all: open.elapsed() };
+    println!("{crowd} of old and {newcomers} new: {took:?}");
+    {
+        let seen = seen.lock().unwrap();
+        let back = most_at_once(&seen.resumed);
+        let numbers = seen.attempts.range(DRAWN_APART..);
+        let begun = numbers.map(|(_, times)| most_at_once(times)).max().unwrap_or_default();
+        println!("at once, at most: {begun} attempts, {back} back");
+        assert!(begun as u64 <= crowd / 2, "{begun} of {crowd} attempts at once");
+        assert!(back as u64 <= crowd / 2, "{back} of {crowd} back at once");
+    }
 
-        let ours = sessions.iter().map(|(_, ours, _)| ours.clone());
-        for session in ours.chain(latecomers) {
-            // Waits until what is owed was read.
-            tasks.spawn(async move { session.shutdown().await.expect("nothing is owed") });
-        }
-        tasks.join_all().await;
-        assert_eq!(world.ledger.totals().ends, 2 * crowd);
-        assert_eq!(server.stats().bytes_shared, 0);
-        world.watch.forget_servers();
-        server.shutdown(Duration::from_secs(5)).await;
-        Some("served")
-    });
+    let ours = sessions.iter().map(|(_, ours, _)| ours.clone());
+    for session in ours.chain(latecomers) {
+        // Waits until what is owed was read.
+        tasks.spawn(async move { session.shutdown().await.expect("nothing is owed") });
+    }
+    tasks.join_all().await;
+    assert_eq!(world.ledger.totals().ends, 2 * crowd);
+    assert_eq!(server.stats().bytes_shared, 0);
+    world.watch.forget_servers();
+    server.shutdown(Duration::from_secs(5)).await;
+    took
 }
 
 /// When each began an attempt, by its number, and when each was back.

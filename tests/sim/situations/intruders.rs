@@ -6,12 +6,12 @@ use std::{io, net::SocketAddr};
 
 use evermux::simulation::{Socket, World as Outside};
 use evermux::{CloseCode, Epoch, ReadError, SessionError, Side, WriteError};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio::{join, try_join};
 
 use super::actors::End;
 use super::stage::{HOST, INSTANT, Stage, at_every_moment};
-use crate::network::{Conditions, Plug, SERVER, host_addr};
+use crate::network::{Conditions, Gate, Plug, SERVER, host_addr};
 use crate::raw::{Claim, Control, Peer, codes, frame, frames, table};
 use crate::world::{self, World};
 
@@ -19,15 +19,26 @@ use crate::world::{self, World};
 /// the moment when he says it.
 const NEXT_DOOR: u8 = 2;
 
+/// There and back from there: each delivery waits for the clock's next millisecond.
+const AT_ONCE: Duration = Duration::from_millis(5);
+
 const HOLDER: [u8; 16] = [0xbb; 16];
 
 /// What the server's `REFUSED` says to who is not to be told any epoch.
 const BAD_PROOF: &[u8] = &[4, 0];
 const SUPERSEDED: &[u8] = &[6, 0];
 
+/// Above all that the client comes to: nothing but his secret tells whether he is late.
+const HIS_EPOCH: u64 = 9;
+
 /// Who says nothing for so long has stopped: a client that would come back tries
 /// several times.
 const LONG: Duration = Duration::from_secs(20);
+
+fn pave_next_door(world: &World) {
+    let near = Conditions { latency: Duration::ZERO, ..Conditions::default() };
+    world.network.pave(NEXT_DOOR, near, near);
+}
 
 /// Somebody with a connection of his own, on which nothing was said yet.
 struct Intruder {
@@ -37,8 +48,7 @@ struct Intruder {
 
 impl Intruder {
     async fn new(world: &World) -> Self {
-        let near = Conditions { latency: Duration::ZERO, ..Conditions::default() };
-        world.network.pave(NEXT_DOOR, near, near);
+        pave_next_door(world);
         let peer = world.raw_client(NEXT_DOOR).await;
         let control = peer.open_control().await;
         // QUIC's own first words are over.
@@ -104,6 +114,19 @@ async fn talk(end: &mut End, bytes: u64) -> Result<(), SessionError> {
     try_join!(write, read).map(drop)
 }
 
+/// The client's connection is cut off, and its first claim is good: nobody else has
+/// used up its secret or an epoch.
+async fn comes_back_at_once(stage: &Stage) {
+    let [ours, theirs] = [&stage.ours, &stage.theirs].map(|session| session.stats());
+    assert_eq!(ours.epoch, theirs.epoch);
+    stage.cut().await;
+    stage.resumed_again().await;
+    stage.one_connection(ours.epoch).await;
+    let stats = stage.theirs.stats();
+    let expected = (theirs.epoch.get() + 1, theirs.resumes + 1);
+    assert_eq!((stats.epoch.get(), stats.resumes), expected);
+}
+
 #[test]
 fn situation_09_of_two_holders_of_a_token_one_wins_and_the_other_stops() {
     let kinds = ["he takes a live connection over", "he is back first", "his token is outdated"];
@@ -128,15 +151,20 @@ fn situation_09_of_two_holders_of_a_token_one_wins_and_the_other_stops() {
         let strike = async {
             let was = [stage.ours.link().is_attached(), stage.theirs.stats().resumes == 0];
             // Nobody can tell him from the client but by his holder id.
-            let claim = Claim {
-                session: *stage.ours.id().as_bytes(),
-                epoch: 2,
-                holder: HOLDER,
-                exporter: intruder.peer.exporter(),
+            let resume = |intruder: &Intruder| {
+                let claim = Claim {
+                    session: *stage.ours.id().as_bytes(),
+                    epoch: HIS_EPOCH,
+                    holder: HOLDER,
+                    exporter: intruder.peer.exporter(),
+                };
+                let read = stage.ours.pipes().first().map_or(0, |pipe| pipe.stats.read);
+                [claim.resume(&claim.client_proof(&secret)), table(1, 0, &[(0, read)])].concat()
             };
-            let read = stage.ours.pipes().first().map_or(0, |pipe| pipe.stats.read);
-            let resume = [claim.resume(&claim.client_proof(&secret)), table(1, 0, &[(0, read)])];
-            match (intruder.resume(&resume.concat()).await, was) {
+            let winner = || (stage.theirs.link().is_attached(), stage.theirs.stats().epoch);
+            let before = winner();
+            let said = resume(&intruder);
+            match (intruder.resume(&said).await, was) {
                 (Ok(()), [attached, true]) => {
                     let told = stage.ours.closed().await;
                     assert!(matches!(told, SessionError::Superseded { .. }), "{told}");
@@ -147,12 +175,18 @@ fn situation_09_of_two_holders_of_a_token_one_wins_and_the_other_stops() {
                     assert!(timeout(LONG, more).await.is_err(), "it does not stop");
                     intruder.is_attached().await;
                     let stats = stage.theirs.stats();
-                    assert_eq!((stats.epoch.get(), stats.resumes), (2, 1));
+                    assert_eq!((stats.epoch.get(), stats.resumes), (HIS_EPOCH, 1));
                     stage.theirs.close(CloseCode::DONE, b"");
                     kinds[usize::from(!attached)]
                 }
                 (Err(refusal), [_, false]) => {
                     assert_eq!(refusal.as_bytes(), SUPERSEDED);
+                    // To say it again makes it no better.
+                    let mut again = Intruder::new(&world).await;
+                    let said = resume(&again);
+                    let refusal = again.resume(&said).await.expect_err("it is outdated");
+                    assert_eq!(refusal.as_bytes(), SUPERSEDED);
+                    assert_eq!(winner(), before, "the winner is disturbed");
                     kinds[2]
                 }
                 (outcome, was) => panic!("{outcome:?}, {was:?} before"),
@@ -164,6 +198,7 @@ fn situation_09_of_two_holders_of_a_token_one_wins_and_the_other_stops() {
             assert_eq!(ends, [Ok(()), Ok(())]);
             stage.one_connection(Epoch::FIRST).await;
             assert_eq!(stage.resumes(), 1);
+            comes_back_at_once(&stage).await;
             join!(one.exchange(0), two.exchange(0));
             stage.end().await;
         } else {
@@ -176,9 +211,9 @@ fn situation_09_of_two_holders_of_a_token_one_wins_and_the_other_stops() {
     });
 }
 
-/// The control stream of a resume, whole: the client meets somebody whom it
+/// The control stream of a resume, frame by frame: the client meets somebody whom it
 /// takes for its server. He answers nothing.
-async fn capture_a_resume(stage: &Stage) -> Vec<u8> {
+async fn capture_a_resume(stage: &Stage) -> Vec<Vec<u8>> {
     let network = &stage.world.network;
     let away = network.unplug(SERVER.ip());
     let thief = stage.world.thief();
@@ -188,7 +223,7 @@ async fn capture_a_resume(stage: &Stage) -> Vec<u8> {
     let mut captured = Vec::new();
     loop {
         let (kind, payload) = control.next().await;
-        captured.extend(frame(kind, &payload));
+        captured.push(frame(kind, &payload));
         if kind == frames::TABLE_END {
             break;
         }
@@ -212,6 +247,8 @@ fn situation_10_a_captured_resume_is_refused_and_disturbs_nothing() {
             one.reader.read_to(1_000).await.unwrap();
             let mut intruder = Intruder::new(&world).await;
             let captured = capture_a_resume(&stage).await;
+            // Nobody waits for the table of who has proved nothing.
+            let captured = if moment % 2 == 0 { captured.concat() } else { captured[0].clone() };
             if knows {
                 let _ = timeout(INSTANT, stage.theirs.reconnect()).await;
             }
@@ -228,11 +265,19 @@ fn situation_10_a_captured_resume_is_refused_and_disturbs_nothing() {
                 };
                 assert!(attached != knows || moment > 0, "{:?}", stage.theirs);
                 let before = (stage.server.stats(), intruder.peer.connection.stats());
+                let epoch = stage.theirs.stats().epoch;
+                let said_at = Instant::now();
                 let refused = intruder.resume(&captured).await.expect_err("it is not his");
+                assert!(said_at.elapsed() <= AT_ONCE, "after {:?}", said_at.elapsed());
                 let after = (stage.server.stats(), intruder.peer.connection.stats());
                 assert_eq!(refused.as_bytes(), BAD_PROOF);
                 assert!(stage.theirs.link().is_attached() || !attached, "fenced");
                 assert_eq!(after.0.refused, before.0.refused + 1);
+                if moment == 0 {
+                    // And nobody else does anything.
+                    assert_eq!(stage.theirs.stats().epoch, epoch);
+                    assert_eq!(after.0.detached, before.0.detached);
+                }
                 let [asked, answered] = [
                     after.1.udp_tx.bytes - before.1.udp_tx.bytes,
                     after.1.udp_rx.bytes - before.1.udp_rx.bytes,
@@ -244,8 +289,45 @@ fn situation_10_a_captured_resume_is_refused_and_disturbs_nothing() {
             drop(intruder);
             stage.one_connection(Epoch::FIRST).await;
             assert_eq!((stage.resumes(), stage.theirs.stats().resumes), (1, 1));
+            comes_back_at_once(&stage).await;
             stage.end().await;
             kind
         });
     }
+}
+
+/// So many wrong proofs are forgiven to one address within a while.
+const FORGIVEN: u64 = 20;
+
+#[test]
+fn situation_10_who_goes_on_replaying_is_not_even_greeted_any_more() {
+    at_every_moment("again and again", 0..1, &["shut out"], |world, _| async move {
+        let stage = Stage::new(&world).await;
+        let (mut one, mut two) = stage.pipe(Side::Client).await;
+        one.writer.write(5_000).await.unwrap();
+        let captured = capture_a_resume(&stage).await.concat();
+        // The client stays away until he is done.
+        stage.part().await;
+        let before = stage.server.stats().refused;
+        pave_next_door(&world);
+        let mut shut_out = 0;
+        for _ in 0..2 * FORGIVEN {
+            match world.try_raw_client(NEXT_DOOR).await {
+                Ok(peer) => {
+                    let control = peer.open_control().await;
+                    let mut intruder = Intruder { peer, control };
+                    let refused = intruder.resume(&captured).await.expect_err("it is not his");
+                    assert_eq!((refused.as_bytes(), shut_out), (BAD_PROOF, 0));
+                }
+                Err(_) => shut_out += 1,
+            }
+        }
+        let greeted = stage.server.stats().refused - before;
+        assert_eq!((greeted, shut_out), (FORGIVEN + 1, FORGIVEN - 1));
+        stage.set_gates(Gate::Open);
+        stage.resumed_again().await;
+        join!(one.exchange(5_000), two.exchange(5_000));
+        stage.end().await;
+        Some("shut out")
+    });
 }

@@ -17,9 +17,14 @@ use crate::world::{IDENTITY, World};
 impl World {
     /// A raw client on a host, connected; the road must be paved.
     pub async fn raw_client(&self, host: u8) -> Peer {
+        self.try_raw_client(host).await.expect("connected")
+    }
+
+    /// The same, who may be turned away.
+    pub async fn try_raw_client(&self, host: u8) -> Result<Peer, String> {
         let mut endpoint = self.endpoint((host_addr(host), 0).into(), None);
         endpoint.set_default_client_config(Dial::default().config());
-        Peer::connect_from(endpoint, SERVER).await.expect("connected")
+        Peer::connect_from(endpoint, SERVER).await
     }
 
     /// Somebody who has the server's address and its key: clients believe him.
