@@ -137,11 +137,14 @@ pub enum SessionEvent {
         /// Bytes that this side sends again, in all pipes.
         replayed: u64,
     },
-    /// The same connection goes on from another address: the peer's, or our own
-    /// after [`Session::network_changed`](crate::Session::network_changed).
+    /// The same connection goes on from another address of the client: a NAT has given
+    /// it one, or it has moved by itself (see
+    /// [`Session::network_changed`](crate::Session::network_changed)). Told on both
+    /// sides; the server notices with the first frame that comes from there.
     #[non_exhaustive]
     Migrated {
-        /// The peer's address.
+        /// The peer's address: on the server the new one, on the client still the
+        /// server's.
         remote_addr: SocketAddr,
     },
     /// The session has ended. The last event.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -549,10 +550,15 @@ impl SessionShared {
         self.emit(SessionEvent::Resumed { epoch, downtime, replayed });
     }
 
-    /// The same connection goes on from another address of the peer.
-    pub(crate) fn set_migrated(&self, epoch: Epoch, remote_addr: std::net::SocketAddr) {
-        tracing::info!(session = %self.id, %remote_addr, "migrated");
+    /// Server: the same connection goes on from another address of the client.
+    pub(crate) fn set_migrated(&self, epoch: Epoch, remote_addr: SocketAddr) {
         self.set_link(LinkState::Attached { epoch, remote_addr });
+        self.tell_migrated(remote_addr);
+    }
+
+    /// The same connection goes on from another address, the client's.
+    pub(crate) fn tell_migrated(&self, remote_addr: SocketAddr) {
+        tracing::info!(session = %self.id, %remote_addr, "migrated");
         self.emit(SessionEvent::Migrated { remote_addr });
     }
 

@@ -139,11 +139,19 @@ impl Liveness {
 
     /// The connection has moved to another socket, and QUIC has sent something from
     /// there: the link is suspect until that is answered. Kicks begin when the answer
-    /// is late: the first would end the hearing of the old socket.
-    pub(super) fn moved(&mut self, now: Instant, connection: &Connection) {
+    /// is late: the first would end the hearing of the old socket. Returns the number to
+    /// ask with.
+    pub(super) fn moved(&mut self, now: Instant, connection: &Connection) -> u64 {
         self.heard = connection.acks_received();
         let answered = (2 * connection.rtt()).clamp(ANSWERED_MIN, ANSWERED_MAX);
         self.suspicion = Some(Suspicion { since: now, next_kick: now + answered });
+        self.ask(now)
+    }
+
+    fn ask(&mut self, now: Instant) -> u64 {
+        self.number += 1;
+        self.asked = Some(now);
+        self.number
     }
 
     pub(super) fn on_pong(&mut self, number: u64) {
@@ -206,9 +214,7 @@ impl Liveness {
         self.fresh = false;
         self.busy = self.busy.saturating_sub(1);
         self.next = now + self.interval(config, pipes);
-        self.number += 1;
-        self.asked = Some(now);
-        Verdict::Probe(self.number)
+        Verdict::Probe(self.ask(now))
     }
 
     fn interval(&self, config: &SessionConfig, pipes: bool) -> Duration {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use evermux::{
-    BackedPipe, CloseCode, LinkState, ReconnectPolicy, Session, SessionConfig, SessionError,
+    BackedPipe, CloseCode, Events, LinkState, ReconnectPolicy, Session, SessionConfig,
+    SessionError, SessionEvent,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -107,6 +108,69 @@ async fn until(session: &Session, so: impl Fn(&LinkState) -> bool) -> Duration {
     .await
     .expect("so in the end");
     begun.elapsed()
+}
+
+/// How often a side was told, so far, that the connection has moved.
+async fn moves(events: &mut Events) -> usize {
+    let mut moves = 0;
+    while let Ok(Some(event)) = timeout(Duration::ZERO, events.next()).await {
+        match event {
+            SessionEvent::Migrated { .. } => moves += 1,
+            SessionEvent::Suspect { .. } | SessionEvent::Recovered { .. } => {}
+            event => panic!("the connection has not only moved: {event:?}"),
+        }
+    }
+    moves
+}
+
+/// The next probe finds out, and the server's tells the client.
+#[test]
+fn another_address_of_an_idle_client_is_told_once_on_each_side_at_the_next_probe() {
+    play(|world| async move {
+        let pair = Pair::new(&world).await;
+        let held = pair.pipe().await;
+        let mut told = [pair.ours.events(), pair.theirs.events()];
+        for keep_old in [false, true, false] {
+            sleep(Duration::from_secs(60)).await;
+            world.network.renumber(1, keep_old);
+            sleep(Duration::from_secs(16)).await;
+            for events in &mut told {
+                assert_eq!(moves(events).await, 1, "the old one still works: {keep_old}");
+            }
+        }
+        assert!(matches!(pair.ours.link(), LinkState::Attached { .. }));
+        drop(held);
+        pair.end().await;
+    });
+}
+
+#[test]
+fn a_nat_that_changes_its_mind_all_the_time_is_asked_about_ten_times_a_second() {
+    play(|world| async move {
+        let pair = Pair::new(&world).await;
+        let (mut ours, mut theirs) = pair.pipe().await;
+        let reading = tokio::spawn(async move {
+            while theirs.reader().read_chunk(100).await.is_ok_and(|chunk| chunk.is_some()) {}
+        });
+        let mut told = [pair.ours.events(), pair.theirs.events()];
+        let mut counts = [0; 2];
+        let (seconds, each) = (5, Duration::from_millis(10));
+        for _ in 0..seconds * 100 {
+            ours.writer().write_all(b"a key").await.unwrap();
+            world.network.renumber(1, true);
+            sleep(each).await;
+            for (events, count) in told.iter_mut().zip(&mut counts) {
+                *count += moves(events).await;
+            }
+        }
+        assert!(
+            counts.iter().all(|told| (9 * seconds..=10 * seconds + 1).contains(told)),
+            "{counts:?}"
+        );
+        drop(ours);
+        reading.await.unwrap();
+        pair.end().await;
+    });
 }
 
 fn is_suspect(link: &LinkState) -> bool {
