@@ -253,7 +253,8 @@ impl ReconnectPolicy {
 
     /// Ends the session with [`SessionError::GaveUp`](crate::SessionError::GaveUp)
     /// once an outage has lasted so long. It begins when the link becomes
-    /// [suspect](crate::LinkState::Suspect).
+    /// [suspect](crate::LinkState::Suspect). Time that the machine sleeps counts; but
+    /// after waking there is always one more attempt.
     pub fn give_up_after(mut self, outage: Duration) -> Self {
         self.give_up_after = Some(outage);
         self
@@ -283,6 +284,7 @@ pub struct ClientConfig {
     pub(crate) attempt_timeout: Duration,
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) addresses: Option<AddressHook>,
+    pub(crate) sleep_check: Option<Duration>,
     pub(crate) environment: Environment,
 }
 
@@ -294,6 +296,7 @@ impl fmt::Debug for ClientConfig {
             .field("reconnect", &self.reconnect)
             .field("attempt_timeout", &self.attempt_timeout)
             .field("local_ip", &self.local_ip)
+            .field("sleep_check", &self.sleep_check)
             .finish_non_exhaustive()
     }
 }
@@ -308,6 +311,7 @@ impl ClientConfig {
             attempt_timeout: Duration::from_secs(10),
             local_ip: None,
             addresses: None,
+            sleep_check: Some(Duration::from_secs(2)),
             environment: Environment::default(),
         }
     }
@@ -353,6 +357,19 @@ impl ClientConfig {
         self
     }
 
+    /// How often one task of the client, for all of its sessions, looks whether the
+    /// machine has slept; `None` for never. Default 2 s.
+    ///
+    /// A sleep (of three seconds or more) is taken as
+    /// [`Session::network_changed`](crate::Session::network_changed) is: every session
+    /// asks at once from a fresh socket, or tries at once to reconnect. So this is the
+    /// most that it adds to a recovery. It costs reading two clocks. There is no such
+    /// task without sessions.
+    pub fn sleep_check(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
+        self.sleep_check = interval.into();
+        self
+    }
+
     /// Lives in `world` instead of on the network.
     #[cfg(feature = "simulation")]
     pub fn simulate(&mut self, world: Arc<dyn crate::simulation::World>) -> &mut Self {
@@ -361,6 +378,9 @@ impl ClientConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if let Some(interval) = self.sleep_check {
+            bounds("sleep_check in ms", interval.as_millis() as u64, 10, u64::MAX)?;
+        }
         let attempt = self.attempt_timeout.as_millis() as u64;
         bounds("attempt_timeout in ms", attempt, 10, u64::MAX)?;
         self.session.check()
@@ -405,7 +425,8 @@ impl ServerConfig {
         self
     }
 
-    /// How long a session without a connection is kept. Default 24 hours. Then
+    /// How long a session without a connection is kept. Default 24 hours; time that the
+    /// server's machine sleeps counts, to the minute. Then
     /// it ends with [`SessionError::Expired`](crate::SessionError::Expired), and
     /// its memory comes back.
     pub fn linger(&mut self, linger: Duration) -> &mut Self {

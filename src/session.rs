@@ -9,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, broadcast, watch};
 
-use crate::clock::Instant;
+use crate::clock::Moment;
 use crate::code::CloseCode;
+use crate::environment::Environment;
 use crate::error::{OpenError, SessionError};
-use crate::event::{DetachCause, EVENT_BACKLOG, Events, LinkState, SessionEvent, elapsed};
+use crate::event::{DetachCause, EVENT_BACKLOG, Events, LinkState, SessionEvent};
 use crate::id::{Epoch, PipeId, SessionId, Side};
 use crate::pipe::{BackedPipe, Handle, Host, PipeShared, SharedBudget};
 use crate::proto::SessionCore;
@@ -196,8 +197,8 @@ impl Session {
         self.attached_after(Some(given_up)).await
     }
 
-    /// Client: the network has changed (another interface, another address, the
-    /// machine woke up). The connection moves to a fresh socket and asks the server
+    /// Client: the network has changed (another interface, another address). That the
+    /// machine woke up is noticed without this. The connection moves to a fresh socket and asks the server
     /// at once; if it cannot be reached from there either, it is as with any outage.
     /// While the link is down, the next attempt begins now.
     ///
@@ -205,7 +206,7 @@ impl Session {
     /// nothing on the server, which cannot reach a client that has moved.
     pub fn network_changed(&self) {
         if self.shared.side == Side::Client {
-            self.shared.request(|requests| requests.network_changed = true);
+            self.shared.network_changed();
         }
     }
 
@@ -273,6 +274,7 @@ pub(crate) struct SessionShared {
     pub(crate) side: Side,
     pub(crate) peer: Option<Fingerprint>,
     pub(crate) host: Arc<Host>,
+    environment: Environment,
     table: Mutex<Table>,
     requests: Mutex<Requests>,
     link: watch::Sender<LinkState>,
@@ -286,6 +288,8 @@ pub(crate) struct SessionShared {
     arrived: Notify,
     /// Client: try again without waiting any longer.
     pub(crate) redial: Notify,
+    /// Client: an attempt that was under way may have been in another network.
+    pub(crate) anew: Notify,
 }
 
 /// The session's core and its live pipes.
@@ -307,9 +311,22 @@ pub(crate) struct Table {
     connection: Option<Attached>,
     /// Round-trip time of the last connection, when it was given up.
     last_rtt: Option<Duration>,
-    detached_since: Option<Instant>,
+    /// When something was acknowledged for the last time, as far as the driver has
+    /// noticed. QUIC's acknowledgements show that both ways work.
+    last_contact: Moment,
+    detached_since: Option<Moment>,
     downtime: Duration,
     resumes: u64,
+}
+
+impl Table {
+    /// There is a connection that works; returns how long there was none.
+    fn end_outage(&mut self, now: Moment) -> Duration {
+        let outage = self.detached_since.take().map(|since| now.since(since));
+        let outage = outage.unwrap_or_default();
+        self.downtime += outage;
+        outage
+    }
 }
 
 /// The attached connection and its epoch.
@@ -345,6 +362,7 @@ impl SessionShared {
         server_budget: Option<Arc<SharedBudget>>,
         peer: Option<Fingerprint>,
         connection: &Connection,
+        environment: &Environment,
     ) -> Arc<Self> {
         let (epoch, remote_addr) = (core.epoch(), connection.remote_addr());
         let host = Host::new(core.replay_limit(replay_budget), server_budget);
@@ -354,6 +372,7 @@ impl SessionShared {
             side: core.side(),
             peer,
             host: Arc::new(host),
+            environment: environment.clone(),
             table: Mutex::new(Table {
                 core,
                 pipes: BTreeMap::new(),
@@ -363,6 +382,7 @@ impl SessionShared {
                 draining: false,
                 connection: Some((connection.clone(), epoch)),
                 last_rtt: None,
+                last_contact: environment.moment(),
                 detached_since: None,
                 downtime: Duration::ZERO,
                 resumes: 0,
@@ -374,7 +394,13 @@ impl SessionShared {
             events: broadcast::Sender::new(EVENT_BACKLOG),
             arrived: Notify::new(),
             redial: Notify::new(),
+            anew: Notify::new(),
         })
+    }
+
+    /// The present, on a clock that goes on while the machine sleeps.
+    pub(crate) fn moment(&self) -> Moment {
+        self.environment.moment()
     }
 
     pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
@@ -433,6 +459,15 @@ impl SessionShared {
     fn request(&self, change: impl FnOnce(&mut Requests)) {
         change(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner));
         self.host.wake.notify_one();
+    }
+
+    /// Client: the network has changed, or may have while the machine slept.
+    pub(crate) fn network_changed(&self) {
+        self.request(|requests| requests.network_changed = true);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.table().ended.is_some()
     }
 
     /// What the application wants, taken.
@@ -498,17 +533,29 @@ impl SessionShared {
 
     /// The link is down.
     pub(crate) fn set_detached(&self, epoch: Epoch, cause: DetachCause) {
-        self.table().detached_since.get_or_insert_with(crate::clock::now);
-        let since = crate::clock::now().into_std();
+        let now = self.moment();
+        self.table().detached_since.get_or_insert(now);
+        let since = now.at.into_std();
         tracing::info!(session = %self.id, %epoch, %cause, "detached");
         self.set_link(LinkState::Detached { epoch, since, cause: cause.clone() });
         self.emit(SessionEvent::Detached { epoch, cause });
     }
 
+    /// The peer has acknowledged something.
+    pub(crate) fn set_heard(&self) {
+        let now = self.moment();
+        self.table().last_contact = now;
+    }
+
     /// Client: the link may be down.
-    pub(crate) fn set_suspect(&self, connection: &Connection, epoch: Epoch, last_contact: Instant) {
-        self.table().detached_since.get_or_insert(last_contact);
-        let (remote_addr, last_contact) = (connection.remote_addr(), last_contact.into_std());
+    pub(crate) fn set_suspect(&self, connection: &Connection, epoch: Epoch) {
+        let last_contact = {
+            let mut table = self.table();
+            let last_contact = table.last_contact;
+            table.detached_since.get_or_insert(last_contact);
+            last_contact.at.into_std()
+        };
+        let remote_addr = connection.remote_addr();
         tracing::info!(session = %self.id, %epoch, "suspect");
         self.set_link(LinkState::Suspect { epoch, remote_addr, last_contact });
         self.emit(SessionEvent::Suspect { epoch });
@@ -516,12 +563,7 @@ impl SessionShared {
 
     /// Client: the link was not down.
     pub(crate) fn set_recovered(&self, connection: &Connection, epoch: Epoch) {
-        let silence = {
-            let mut table = self.table();
-            let silence = table.detached_since.take().map(elapsed).unwrap_or_default();
-            table.downtime += silence;
-            silence
-        };
+        let silence = self.table().end_outage(self.moment());
         tracing::info!(session = %self.id, %epoch, ?silence, "recovered");
         self.set_link(LinkState::Attached { epoch, remote_addr: connection.remote_addr() });
         self.emit(SessionEvent::Recovered { epoch, silence });
@@ -532,17 +574,19 @@ impl SessionShared {
         // In this order: who finds the connection may attach streams of it. A pipe
         // whose stream was refused in between would have nobody to open another.
         self.host.set_attached(Some(epoch));
-        self.table().connection = Some((connection.clone(), epoch));
+        let now = self.moment();
+        let mut table = self.table();
+        table.connection = Some((connection.clone(), epoch));
+        // It has just answered.
+        table.last_contact = now;
     }
 
     /// The session goes on.
     pub(crate) fn set_resumed(&self, connection: &Connection, epoch: Epoch, replayed: u64) {
         let downtime = {
             let mut table = self.table();
-            let downtime = table.detached_since.take().map(elapsed).unwrap_or_default();
-            table.downtime += downtime;
             table.resumes += 1;
-            downtime
+            table.end_outage(self.moment())
         };
         tracing::info!(session = %self.id, %epoch, ?downtime, replayed, "resumed");
         let remote_addr = connection.remote_addr();
@@ -601,7 +645,7 @@ impl SessionShared {
     pub(crate) fn stats(&self) -> SessionStats {
         let totals = &self.host.totals;
         let table = self.table();
-        let current = table.detached_since.map(elapsed).unwrap_or_default();
+        let current = table.detached_since.map(|since| self.moment().since(since));
         SessionStats {
             epoch: table.core.epoch(),
             resumes: table.resumes,
@@ -610,7 +654,7 @@ impl SessionShared {
             bytes_read: totals.read.load(Relaxed),
             bytes_replayed: totals.replayed.load(Relaxed),
             bytes_kept: totals.kept.load(Relaxed),
-            downtime: table.downtime + current,
+            downtime: table.downtime + current.unwrap_or_default(),
             rtt: table.connection.as_ref().map(|(connection, _)| connection.rtt()),
         }
     }

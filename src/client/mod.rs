@@ -1,6 +1,7 @@
 //! The client: dials, and dials again.
 
 mod dial;
+mod lookout;
 mod retry;
 mod target;
 
@@ -21,8 +22,10 @@ use crate::proto::SessionCore;
 use crate::quic::{ClientQuic, Connection, Lost};
 use crate::session::{Session, SessionShared};
 use crate::wire::{Frame, Hello, Refused, Welcome};
+use lookout::Lookout;
 
-/// Makes sessions with servers. Clones share settings and TLS tickets.
+/// Makes sessions with servers. Clones share settings and TLS tickets, and one task
+/// that notices for all sessions that the machine has slept.
 ///
 /// It holds no socket of its own: each attempt to connect gets a fresh one, so
 /// that a broken path is not used again.
@@ -35,6 +38,7 @@ pub struct Client {
 struct ClientShared {
     config: ClientConfig,
     quic: ClientQuic,
+    lookout: Lookout,
 }
 
 impl Client {
@@ -46,7 +50,8 @@ impl Client {
     pub fn new(config: ClientConfig) -> Result<Self, BindError> {
         config.check()?;
         let quic = ClientQuic::new(&config.tls, &config.session.transport())?;
-        Ok(Self { shared: Arc::new(ClientShared { config, quic }) })
+        let lookout = Lookout::default();
+        Ok(Self { shared: Arc::new(ClientShared { config, quic, lookout }) })
     }
 
     /// Begins a session with `target`: one attempt, over all of its addresses
@@ -97,8 +102,10 @@ impl Client {
             welcome.parameters,
         );
         let peer = connection.peer_fingerprint();
+        let environment = &shared.config.environment;
         let session_shared =
-            SessionShared::new(core, session.replay_budget, None, peer, &connection);
+            SessionShared::new(core, session.replay_budget, None, peer, &connection, environment);
+        Lookout::look_after(shared, &session_shared);
         let handle = Session::new(session_shared.clone());
         let (driver, attaches) = Driver::new(session_shared.clone(), session.clone(), None, |_| {});
         // Both tasks end with the session: the driver ends it, the dialler

@@ -68,6 +68,8 @@ pub(super) struct Link {
     settled_at: Instant,
     /// Server: how often the client was seen at another address.
     moves: u64,
+    /// Acknowledgements of QUIC's that had come at the last look.
+    heard: u64,
     acks_due: Option<Instant>,
     /// Server: when to look whether acks come, and how many had come before.
     vigil: Option<(Instant, u64)>,
@@ -92,6 +94,7 @@ impl Link {
             remote_addr: connection.remote_addr(),
             settled_at: now,
             moves: 0,
+            heard: connection.acks_received(),
             connection,
             epoch,
             dialler: None,
@@ -249,7 +252,10 @@ impl Driver {
 
     /// Looks after things that any step may have changed.
     fn after_step(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
-        let now = clock::now();
+        let (now, heard) = (clock::now(), link.connection.acks_received());
+        if std::mem::replace(&mut link.heard, heard) != heard {
+            self.shared.set_heard();
+        }
         if self.shared.side == Side::Server && link.move_due().is_some_and(|due| due <= now) {
             self.follow(link, now);
         }
@@ -373,10 +379,7 @@ impl Driver {
         match link.liveness.look(clock::now(), &self.config, &link.connection, pipes) {
             Verdict::Wait => {}
             Verdict::Probe(number) => self.ask(link, number),
-            Verdict::Suspect => {
-                let last_contact = link.liveness.last_contact();
-                self.shared.set_suspect(&link.connection, link.epoch, last_contact);
-            }
+            Verdict::Suspect => self.shared.set_suspect(&link.connection, link.epoch),
             Verdict::Kick => link.kick(),
             Verdict::Recovered => {
                 link.moved_at = None;
@@ -403,9 +406,11 @@ impl Driver {
             tracing::debug!(%error, "no fresh socket: the old one stays");
         }
         link.moved_at = Some(now);
+        if link.liveness.is_suspect() {
+            self.shared.anew.notify_one();
+        }
         let number = link.liveness.moved(now, &link.connection);
-        let last_contact = link.liveness.last_contact();
-        self.shared.set_suspect(&link.connection, link.epoch, last_contact);
+        self.shared.set_suspect(&link.connection, link.epoch);
         self.ask(link, number);
     }
 

@@ -109,11 +109,6 @@ impl Liveness {
         self.suspicion.is_some()
     }
 
-    /// When the peer was heard for the last time, as far as it is known.
-    pub(super) fn last_contact(&self) -> Instant {
-        self.heard_at
-    }
-
     /// Brings the next probe forward if there was traffic since the last look, or if
     /// there are pipes by now.
     pub(super) fn notice_traffic(
