@@ -365,6 +365,7 @@ impl SessionShared {
         environment: &Environment,
     ) -> Arc<Self> {
         let (epoch, remote_addr) = (core.epoch(), connection.remote_addr());
+        let last_contact = environment.moment();
         let host = Host::new(core.replay_limit(replay_budget), server_budget);
         host.set_attached(Some(epoch));
         Arc::new(Self {
@@ -382,13 +383,17 @@ impl SessionShared {
                 draining: false,
                 connection: Some((connection.clone(), epoch)),
                 last_rtt: None,
-                last_contact: environment.moment(),
+                last_contact,
                 detached_since: None,
                 downtime: Duration::ZERO,
                 resumes: 0,
             }),
             requests: Mutex::new(Requests::default()),
-            link: watch::Sender::new(LinkState::Attached { epoch, remote_addr }),
+            link: watch::Sender::new(LinkState::Attached {
+                epoch,
+                remote_addr,
+                last_contact: last_contact.at.into_std(),
+            }),
             finished: AtomicBool::new(false),
             changed: Notify::new(),
             events: broadcast::Sender::new(EVENT_BACKLOG),
@@ -484,8 +489,25 @@ impl SessionShared {
         self.table().connection.as_ref().map(|(connection, _)| connection.rtt())
     }
 
+    /// The state of the link, with the last contact as it is known now.
     pub(crate) fn link_state(&self) -> LinkState {
-        self.link.borrow().clone()
+        let now = self.last_contact();
+        let mut state = self.link.borrow().clone();
+        match &mut state {
+            LinkState::Attached { last_contact, .. }
+            | LinkState::Suspect { last_contact, .. }
+            | LinkState::Detached { last_contact, .. } => *last_contact = now,
+            LinkState::Closed { .. } => {}
+        }
+        state
+    }
+
+    fn last_contact(&self) -> std::time::Instant {
+        self.table().last_contact.at.into_std()
+    }
+
+    fn attached_to(&self, remote_addr: SocketAddr, epoch: Epoch) -> LinkState {
+        LinkState::Attached { epoch, remote_addr, last_contact: self.last_contact() }
     }
 
     /// Waits until `look` finds what it looks for: at once, or when the link has
@@ -535,9 +557,10 @@ impl SessionShared {
     pub(crate) fn set_detached(&self, epoch: Epoch, cause: DetachCause) {
         let now = self.moment();
         self.table().detached_since.get_or_insert(now);
-        let since = now.at.into_std();
+        let (since, last_contact) = (now.at.into_std(), self.last_contact());
         tracing::info!(session = %self.id, %epoch, %cause, "detached");
-        self.set_link(LinkState::Detached { epoch, since, cause: cause.clone() });
+        let cause_of = cause.clone();
+        self.set_link(LinkState::Detached { epoch, since, last_contact, cause: cause_of });
         self.emit(SessionEvent::Detached { epoch, cause });
     }
 
@@ -565,7 +588,7 @@ impl SessionShared {
     pub(crate) fn set_recovered(&self, connection: &Connection, epoch: Epoch) {
         let silence = self.table().end_outage(self.moment());
         tracing::info!(session = %self.id, %epoch, ?silence, "recovered");
-        self.set_link(LinkState::Attached { epoch, remote_addr: connection.remote_addr() });
+        self.set_link(self.attached_to(connection.remote_addr(), epoch));
         self.emit(SessionEvent::Recovered { epoch, silence });
     }
 
@@ -589,14 +612,13 @@ impl SessionShared {
             table.end_outage(self.moment())
         };
         tracing::info!(session = %self.id, %epoch, ?downtime, replayed, "resumed");
-        let remote_addr = connection.remote_addr();
-        self.set_link(LinkState::Attached { epoch, remote_addr });
+        self.set_link(self.attached_to(connection.remote_addr(), epoch));
         self.emit(SessionEvent::Resumed { epoch, downtime, replayed });
     }
 
     /// Server: the same connection goes on from another address of the client.
     pub(crate) fn set_migrated(&self, epoch: Epoch, remote_addr: SocketAddr) {
-        self.set_link(LinkState::Attached { epoch, remote_addr });
+        self.set_link(self.attached_to(remote_addr, epoch));
         self.tell_migrated(remote_addr);
     }
 
@@ -655,6 +677,7 @@ impl SessionShared {
             bytes_replayed: totals.replayed.load(Relaxed),
             bytes_kept: totals.kept.load(Relaxed),
             downtime: table.downtime + current.unwrap_or_default(),
+            last_contact: table.last_contact.at.into_std(),
             rtt: table.connection.as_ref().map(|(connection, _)| connection.rtt()),
         }
     }

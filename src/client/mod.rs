@@ -6,6 +6,7 @@ mod retry;
 mod target;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use target::{ParseTargetError, Target};
 
@@ -75,7 +76,8 @@ impl Client {
         let shared = &self.shared;
         let begun = clock::now();
         let deadline = begun + shared.config.attempt_timeout;
-        let (connection, dialler) = shared.dial(&target, deadline, None).await?;
+        let (connection, dialler) =
+            shared.dial(&target, deadline, None, shared.config.dial_interval).await?;
         let waited = shared.config.attempt_timeout;
         let timed_out = || DialError::TimedOut { target: target.to_string(), waited };
         let hello =
@@ -121,9 +123,10 @@ impl ClientShared {
         &self,
         target: &Target,
         deadline: Instant,
-        last_rtt: Option<std::time::Duration>,
+        last_rtt: Option<Duration>,
+        renewal: Duration,
     ) -> Result<(Connection, crate::quic::Dialler), DialError> {
-        dial::dial(&self.config, &self.quic, target, deadline, last_rtt).await
+        dial::dial(&self.config, &self.quic, target, deadline, last_rtt, renewal).await
     }
 }
 

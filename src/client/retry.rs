@@ -18,9 +18,12 @@ use crate::session::SessionShared;
 const HEAD_START_MIN: Duration = Duration::from_millis(50);
 const HEAD_START_MAX: Duration = Duration::from_millis(250);
 
-/// An attempt that is younger goes on in whatever network there is: it dials again from
-/// fresh sockets soon enough.
-const YOUNG: Duration = Duration::from_secs(1);
+/// So long an attempt may go on in whatever network there is.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The older an outage, the less likely is its end within the next second: from then on
+/// dials are rarer, as kicks are.
+const OLD: Duration = Duration::from_secs(120);
 
 /// Brings the driver a new connection whenever the link is down or might be. Ends
 /// with the session.
@@ -118,17 +121,14 @@ impl Outage<'_> {
         Ok(())
     }
 
-    /// Waits until the network is another one than that in which the attempt began. Its
-    /// name servers are others as well: to begin anew is better than to wait. But a
-    /// network that goes on changing must not keep every attempt from its end.
+    /// Waits until the network is another one than that in which the attempt began: the
+    /// name servers are others as well, and a dial from a fresh socket may be long in
+    /// coming. But a network that goes on changing must not keep every attempt from its
+    /// end.
     async fn outdated(&self) {
         let began = clock::now();
-        loop {
-            self.session.anew.notified().await;
-            if clock::now() - began >= YOUNG {
-                return;
-            }
-        }
+        self.session.anew.notified().await;
+        sleep_until(Some(began + GRACE)).await;
     }
 
     async fn attempt(
@@ -137,10 +137,12 @@ impl Outage<'_> {
         deadline: Instant,
     ) -> Result<(), DialError> {
         let last_rtt = self.session.last_rtt();
+        let interval = self.client.config.dial_interval;
+        let renewal = if self.lasted() < OLD { interval } else { interval.saturating_mul(5) };
         let (connection, dialler) = tokio::select! {
             biased;
             () = until_not_in_need(self.session) => return Ok(()),
-            dialled = self.client.dial(self.target, deadline, last_rtt) => dialled?,
+            dialled = self.client.dial(self.target, deadline, last_rtt, renewal) => dialled?,
         };
         let (outcome, told) = oneshot::channel();
         let dialled = Dialled { connection, dialler, deadline, outcome };

@@ -350,7 +350,7 @@ impl Driver {
     }
 
     fn next_timer(&self, link: &Link) -> Option<Instant> {
-        let probe = (self.shared.side == Side::Client).then(|| link.liveness.deadline());
+        let probe = (self.shared.side == Side::Client).then(|| link.liveness.deadline()).flatten();
         // Acks wait while the peer does not take what was queued before.
         let acks = link.acks_due.filter(|_| !link.writer.is_backed_up());
         let vigil = link.vigil.map(|(due, _)| due);

@@ -65,9 +65,9 @@ pub(super) struct Liveness {
     number: u64,
     /// When it was sent, while it is not answered.
     asked: Option<Instant>,
-    /// When to ask next. The first probe goes out at once: it confirms the
-    /// connection to the server.
-    next: Instant,
+    /// When to ask next, if nothing else happens before. The first probe goes out at
+    /// once: it confirms the connection to the server.
+    next: Option<Instant>,
     /// Quick probes left since the last traffic.
     busy: u32,
     /// There was traffic since the last probe.
@@ -94,7 +94,7 @@ impl Liveness {
         Self {
             number: 0,
             asked: None,
-            next: now,
+            next: Some(now),
             busy: 0,
             fresh: false,
             traffic: 0,
@@ -125,11 +125,15 @@ impl Liveness {
             self.traffic = traffic;
             self.fresh = true;
             self.busy = BUSY_PROBES;
-            self.next = self.next.min(now + self.quiet);
+            self.ask_by(now + self.quiet);
         }
-        if pipes {
-            self.next = self.next.min(now + config.probe_interval);
+        if let Some(interval) = config.probe_interval.filter(|_| pipes) {
+            self.ask_by(now + interval);
         }
+    }
+
+    fn ask_by(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
     /// The connection has moved to another socket, and QUIC has sent something from
@@ -156,10 +160,10 @@ impl Liveness {
     }
 
     /// When to look again.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         match (&self.suspicion, self.asked) {
-            (Some(suspicion), _) => suspicion.next_kick,
-            (None, Some(asked)) => asked.max(self.heard_at) + self.quiet,
+            (Some(suspicion), _) => Some(suspicion.next_kick),
+            (None, Some(asked)) => Some(asked.max(self.heard_at) + self.quiet),
             (None, None) => self.next,
         }
     }
@@ -198,28 +202,30 @@ impl Liveness {
             self.suspicion = Some(Suspicion { since: now, next_kick: now });
             return Verdict::Suspect;
         }
-        if now < self.next {
+        if self.next.is_none_or(|next| now < next) {
             return Verdict::Wait;
         }
         if self.fresh && self.number > 0 && now < self.heard_at + self.quiet {
             // While bytes flow nobody need ask.
-            self.next = self.heard_at + self.quiet;
+            self.next = Some(self.heard_at + self.quiet);
             return Verdict::Wait;
         }
         self.fresh = false;
         self.busy = self.busy.saturating_sub(1);
-        self.next = now + self.interval(config, pipes);
+        self.next = self.interval(config, pipes).map(|interval| now + interval);
         Verdict::Probe(self.ask(now))
     }
 
-    fn interval(&self, config: &SessionConfig, pipes: bool) -> Duration {
-        if !pipes {
-            config.idle_probe_interval()
+    /// `None`: nothing is asked until something happens.
+    fn interval(&self, config: &SessionConfig, pipes: bool) -> Option<Duration> {
+        let interval = config.probe_interval?;
+        Some(if !pipes {
+            config.idle_probe_interval(interval)
         } else if self.busy > 0 {
-            config.probe_interval.min(BUSY_PROBE_INTERVAL)
+            interval.min(BUSY_PROBE_INTERVAL)
         } else {
-            config.probe_interval
-        }
+            interval
+        })
     }
 }
 
