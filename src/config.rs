@@ -30,7 +30,7 @@ pub struct SessionConfig {
     max_pipes: u64,
     pub(crate) replay_capacity: u64,
     pub(crate) replay_budget: u64,
-    pub(crate) probe_interval: Duration,
+    pub(crate) probe_interval: Option<Duration>,
     pub(crate) probe_timeout: Duration,
     pub(crate) suspect_after: Duration,
     pub(crate) kick_interval: Duration,
@@ -47,7 +47,7 @@ impl Default for SessionConfig {
             max_pipes: 1024,
             replay_capacity: 16 * MIB,
             replay_budget: 64 * MIB,
-            probe_interval: Duration::from_secs(15),
+            probe_interval: Some(Duration::from_secs(15)),
             probe_timeout: Duration::from_secs(100),
             suspect_after: Duration::from_millis(300),
             kick_interval: Duration::from_millis(20),
@@ -98,8 +98,15 @@ impl SessionConfig {
     /// below the 30 s after which many NATs forget a UDP flow; every second (at
     /// most this) for ten seconds after traffic. Without pipes a quarter of the idle
     /// timeout is enough.
-    pub fn probe_interval(&mut self, interval: Duration) -> &mut Self {
-        self.probe_interval = interval;
+    ///
+    /// With `None` there is no keep-alive: while nobody writes, nothing is sent, in
+    /// neither direction, for ever. Then a NAT may forget the client, and what the server
+    /// writes reaches it only after it has written something itself, or was told of a
+    /// [change](crate::Session::network_changed); and *both* sides need an
+    /// [`idle_timeout`](Self::idle_timeout) longer than anybody is silent, or the
+    /// connection is lost and made anew each time that it has passed.
+    pub fn probe_interval(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
+        self.probe_interval = interval.into();
         self
     }
 
@@ -209,8 +216,8 @@ impl SessionConfig {
     }
 
     /// How often to probe while no pipe is open.
-    pub(crate) fn idle_probe_interval(&self) -> Duration {
-        self.probe_interval.max(self.idle_timeout / 4)
+    pub(crate) fn idle_probe_interval(&self, interval: Duration) -> Duration {
+        interval.max(self.idle_timeout / 4)
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -219,11 +226,14 @@ impl SessionConfig {
         bounds("replay_budget", self.replay_budget, 0, 1 << 40)?;
         bounds("stream_window", self.stream_window, KIB, 1 << 40)?;
         bounds("initial_streams", self.initial_streams, 1, 1 << 20)?;
-        let probe = self.probe_interval.saturating_add(self.probe_timeout);
+        let interval = self.probe_interval.unwrap_or_default();
+        let probe = interval.saturating_add(self.probe_timeout);
         if probe >= self.idle_timeout {
             return Err(ConfigError::ProbeAboveIdle { probe, idle: self.idle_timeout });
         }
-        bounds("probe_interval in ms", self.probe_interval.as_millis() as u64, 10, u64::MAX)?;
+        if let Some(interval) = self.probe_interval {
+            bounds("probe_interval in ms", interval.as_millis() as u64, 10, u64::MAX)?;
+        }
         bounds("probe_timeout in ms", self.probe_timeout.as_millis() as u64, 10, u64::MAX)?;
         bounds("suspect_after in ms", self.suspect_after.as_millis() as u64, 10, u64::MAX)?;
         bounds("kick_interval in ms", self.kick_interval.as_millis() as u64, 10, u64::MAX)
@@ -266,7 +276,8 @@ impl ReconnectPolicy {
 
     /// Ends the session with [`SessionError::GaveUp`](crate::SessionError::GaveUp)
     /// once an outage has lasted so long. It begins when the link becomes
-    /// [suspect](crate::LinkState::Suspect).
+    /// [suspect](crate::LinkState::Suspect). Time that the machine sleeps counts; but
+    /// after waking there is always one more attempt.
     pub fn give_up_after(mut self, outage: Duration) -> Self {
         self.give_up_after = Some(outage);
         self
@@ -294,8 +305,10 @@ pub struct ClientConfig {
     pub(crate) session: SessionConfig,
     pub(crate) reconnect: ReconnectPolicy,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) dial_interval: Duration,
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) addresses: Option<AddressHook>,
+    pub(crate) sleep_check: Option<Duration>,
     pub(crate) environment: Environment,
 }
 
@@ -306,7 +319,9 @@ impl fmt::Debug for ClientConfig {
             .field("session", &self.session)
             .field("reconnect", &self.reconnect)
             .field("attempt_timeout", &self.attempt_timeout)
+            .field("dial_interval", &self.dial_interval)
             .field("local_ip", &self.local_ip)
+            .field("sleep_check", &self.sleep_check)
             .finish_non_exhaustive()
     }
 }
@@ -319,8 +334,10 @@ impl ClientConfig {
             session: SessionConfig::default(),
             reconnect: ReconnectPolicy::default(),
             attempt_timeout: Duration::from_secs(10),
+            dial_interval: Duration::from_secs(1),
             local_ip: None,
             addresses: None,
+            sleep_check: Some(Duration::from_secs(2)),
             environment: Environment::default(),
         }
     }
@@ -345,6 +362,18 @@ impl ClientConfig {
         self
     }
 
+    /// Within an attempt that nobody answers, how long until an address is dialled once
+    /// more from a fresh socket. Default 1 s; five times as long once an outage has
+    /// lasted for two minutes.
+    ///
+    /// QUIC repeats a lost first packet by itself, but ever more rarely; so after an
+    /// outage that the old connection has not outlived, this is what decides how soon
+    /// bytes flow. Longer saves battery: see the [manual](crate::manual::tuning).
+    pub fn dial_interval(&mut self, interval: Duration) -> &mut Self {
+        self.dial_interval = interval;
+        self
+    }
+
     /// The local address to dial from. Default: whatever the system chooses.
     pub fn local_ip(&mut self, ip: IpAddr) -> &mut Self {
         self.local_ip = Some(ip);
@@ -366,6 +395,19 @@ impl ClientConfig {
         self
     }
 
+    /// How often one task of the client, for all of its sessions, looks whether the
+    /// machine has slept; `None` for never. Default 2 s.
+    ///
+    /// A sleep (of three seconds or more) is taken as
+    /// [`Session::network_changed`](crate::Session::network_changed) is: every session
+    /// asks at once from a fresh socket, or tries at once to reconnect. So this is the
+    /// most that it adds to a recovery. It costs reading two clocks. There is no such
+    /// task without sessions.
+    pub fn sleep_check(&mut self, interval: impl Into<Option<Duration>>) -> &mut Self {
+        self.sleep_check = interval.into();
+        self
+    }
+
     /// Lives in `world` instead of on the network.
     #[cfg(feature = "simulation")]
     pub fn simulate(&mut self, world: Arc<dyn crate::simulation::World>) -> &mut Self {
@@ -374,6 +416,10 @@ impl ClientConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if let Some(interval) = self.sleep_check {
+            bounds("sleep_check in ms", interval.as_millis() as u64, 10, u64::MAX)?;
+        }
+        bounds("dial_interval in ms", self.dial_interval.as_millis() as u64, 10, u64::MAX)?;
         let attempt = self.attempt_timeout.as_millis() as u64;
         bounds("attempt_timeout in ms", attempt, 10, u64::MAX)?;
         self.session.check()
@@ -418,7 +464,8 @@ impl ServerConfig {
         self
     }
 
-    /// How long a session without a connection is kept. Default 24 hours. Then
+    /// How long a session without a connection is kept. Default 24 hours; time that the
+    /// server's machine sleeps counts, to the minute. Then
     /// it ends with [`SessionError::Expired`](crate::SessionError::Expired), and
     /// its memory comes back.
     pub fn linger(&mut self, linger: Duration) -> &mut Self {

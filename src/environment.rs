@@ -1,12 +1,13 @@
-//! Where sockets and random bytes come from: the operating system, or, for
-//! tests, a world in memory.
+//! Where sockets and random bytes come from, and who knows of sleep: the operating
+//! system, or, for tests, a world in memory.
 //!
-//! Time is not part of it: everything waits on tokio's clock, so that a paused
-//! runtime gives virtual time.
+//! Time as such is not part of it: everything waits on tokio's clock, so that a
+//! paused runtime gives virtual time.
 
 #[cfg(feature = "simulation")]
 use std::sync::Arc;
 
+use crate::clock::{self, Moment};
 use crate::crypto::{self, NoRandomness};
 #[cfg(feature = "simulation")]
 use crate::simulation::World;
@@ -32,6 +33,15 @@ impl Environment {
             return Ok(bytes);
         }
         crypto::random()
+    }
+
+    /// The present, on a clock that goes on while the machine sleeps.
+    pub(crate) fn moment(&self) -> Moment {
+        #[cfg(feature = "simulation")]
+        if let Some(world) = &self.world {
+            return Moment::present(world.time_asleep());
+        }
+        Moment::present(clock::slept())
     }
 
     /// Sixty-four random bits for jitter; zero if the system gives none, which

@@ -10,6 +10,11 @@ use crate::error::{DialError, SessionError};
 use crate::id::Epoch;
 
 /// Whether a session has a live connection right now.
+///
+/// `last_contact` is when the peer has acknowledged something for the last time: then
+/// both ways worked. [`Session::link`](crate::Session::link) gives the time as it is
+/// known when it is called; who [watches](crate::Session::watch_link) the link is told
+/// when the state changes, not each time that something is heard.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum LinkState {
@@ -20,6 +25,9 @@ pub enum LinkState {
         epoch: Epoch,
         /// The peer's address.
         remote_addr: SocketAddr,
+        /// When the peer was heard for the last time. An idle link is silent for as long
+        /// as its [probes](crate::SessionConfig::probe_interval) are apart.
+        last_contact: std::time::Instant,
     },
     /// Client: nothing was heard for a while although somebody asked. The connection
     /// may come back at any moment; a new one is dialled as well.
@@ -29,7 +37,7 @@ pub enum LinkState {
         epoch: Epoch,
         /// The peer's address.
         remote_addr: SocketAddr,
-        /// When something was heard for the last time.
+        /// When the peer was heard for the last time.
         last_contact: std::time::Instant,
     },
     /// No connection. Reads wait; writes go on until the replay buffer is full.
@@ -39,6 +47,8 @@ pub enum LinkState {
         epoch: Epoch,
         /// Since when.
         since: std::time::Instant,
+        /// When the peer was heard for the last time.
+        last_contact: std::time::Instant,
         /// Why the last connection ended.
         cause: DetachCause,
     },
@@ -137,11 +147,14 @@ pub enum SessionEvent {
         /// Bytes that this side sends again, in all pipes.
         replayed: u64,
     },
-    /// The same connection goes on from another address: the peer's, or our own
-    /// after [`Session::network_changed`](crate::Session::network_changed).
+    /// The same connection goes on from another address of the client: a NAT has given
+    /// it one, or it has moved by itself (see
+    /// [`Session::network_changed`](crate::Session::network_changed)). Told on both
+    /// sides; the server notices with the first frame that comes from there.
     #[non_exhaustive]
     Migrated {
-        /// The peer's address.
+        /// The peer's address: on the server the new one, on the client still the
+        /// server's.
         remote_addr: SocketAddr,
     },
     /// The session has ended. The last event.

@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 
-use crate::clock::Instant;
+use crate::clock::Moment;
 use crate::code::CloseCode;
+use crate::environment::Environment;
 use crate::error::{DialError, HandoverError, OpenError, SessionError};
-use crate::event::{DetachCause, EVENT_BACKLOG, Events, LinkState, SessionEvent, elapsed};
+use crate::event::{DetachCause, EVENT_BACKLOG, Events, LinkState, SessionEvent};
 use crate::id::{Epoch, PipeId, SessionId, Side};
 use crate::pipe::{BackedPipe, Handle, Host, PipeShared, SharedBudget};
 use crate::proto::SessionCore;
@@ -192,8 +194,8 @@ impl Session {
         self.attached_after(Some(given_up)).await
     }
 
-    /// Client: the network has changed (another interface, another address, the
-    /// machine woke up). The connection moves to a fresh socket and asks the server
+    /// Client: the network has changed (another interface, another address). That the
+    /// machine woke up is noticed without this. The connection moves to a fresh socket and asks the server
     /// at once; if it cannot be reached from there either, it is as with any outage.
     /// While the link is down, the next attempt begins now.
     ///
@@ -201,7 +203,7 @@ impl Session {
     /// nothing on the server, which cannot reach a client that has moved.
     pub fn network_changed(&self) {
         if self.shared.side == Side::Client {
-            self.shared.request(|requests| requests.network_changed = true);
+            self.shared.network_changed();
         }
     }
 
@@ -309,6 +311,7 @@ pub(crate) struct SessionShared {
     pub(crate) side: Side,
     pub(crate) peer: Option<Fingerprint>,
     pub(crate) host: Arc<Host>,
+    environment: Environment,
     table: Mutex<Table>,
     requests: Mutex<Requests>,
     link: watch::Sender<LinkState>,
@@ -326,6 +329,8 @@ pub(crate) struct SessionShared {
     is_moving: AtomicBool,
     /// How many bytes had been read when that began.
     read_before_moving: AtomicU64,
+    /// Client: an attempt that was under way may have been in another network.
+    pub(crate) anew: Notify,
 }
 
 /// The session's core and its live pipes.
@@ -349,9 +354,22 @@ pub(crate) struct Table {
     last_rtt: Option<Duration>,
     /// Who waits for a handover to come to something.
     moving: Vec<oneshot::Sender<Result<(), DialError>>>,
-    detached_since: Option<Instant>,
+    /// When something was acknowledged for the last time, as far as the driver has
+    /// noticed. QUIC's acknowledgements show that both ways work.
+    last_contact: Moment,
+    detached_since: Option<Moment>,
     downtime: Duration,
     resumes: u64,
+}
+
+impl Table {
+    /// There is a connection that works; returns how long there was none.
+    fn end_outage(&mut self, now: Moment) -> Duration {
+        let outage = self.detached_since.take().map(|since| now.since(since));
+        let outage = outage.unwrap_or_default();
+        self.downtime += outage;
+        outage
+    }
 }
 
 /// The attached connection and its epoch.
@@ -387,8 +405,10 @@ impl SessionShared {
         server_budget: Option<Arc<SharedBudget>>,
         peer: Option<Fingerprint>,
         connection: &Connection,
+        environment: &Environment,
     ) -> Arc<Self> {
         let (epoch, remote_addr) = (core.epoch(), connection.remote_addr());
+        let last_contact = environment.moment();
         let host = Host::new(core.replay_limit(replay_budget), server_budget);
         host.set_attached(Some(epoch));
         Arc::new(Self {
@@ -396,6 +416,7 @@ impl SessionShared {
             side: core.side(),
             peer,
             host: Arc::new(host),
+            environment: environment.clone(),
             table: Mutex::new(Table {
                 core,
                 pipes: BTreeMap::new(),
@@ -406,12 +427,17 @@ impl SessionShared {
                 connection: Some((connection.clone(), epoch)),
                 last_rtt: None,
                 moving: Vec::new(),
+                last_contact,
                 detached_since: None,
                 downtime: Duration::ZERO,
                 resumes: 0,
             }),
             requests: Mutex::new(Requests::default()),
-            link: watch::Sender::new(LinkState::Attached { epoch, remote_addr }),
+            link: watch::Sender::new(LinkState::Attached {
+                epoch,
+                remote_addr,
+                last_contact: last_contact.at.into_std(),
+            }),
             finished: AtomicBool::new(false),
             changed: Notify::new(),
             events: broadcast::Sender::new(EVENT_BACKLOG),
@@ -419,7 +445,13 @@ impl SessionShared {
             redial: Notify::new(),
             is_moving: AtomicBool::new(false),
             read_before_moving: AtomicU64::new(0),
+            anew: Notify::new(),
         })
+    }
+
+    /// The present, on a clock that goes on while the machine sleeps.
+    pub(crate) fn moment(&self) -> Moment {
+        self.environment.moment()
     }
 
     pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
@@ -480,6 +512,15 @@ impl SessionShared {
         self.host.wake.notify_one();
     }
 
+    /// Client: the network has changed, or may have while the machine slept.
+    pub(crate) fn network_changed(&self) {
+        self.request(|requests| requests.network_changed = true);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.table().ended.is_some()
+    }
+
     /// What the application wants, taken.
     pub(crate) fn take_requests(&self) -> Requests {
         std::mem::take(&mut self.requests.lock().unwrap_or_else(PoisonError::into_inner))
@@ -494,8 +535,25 @@ impl SessionShared {
         self.table().connection.as_ref().map(|(connection, _)| connection.rtt())
     }
 
+    /// The state of the link, with the last contact as it is known now.
     pub(crate) fn link_state(&self) -> LinkState {
-        self.link.borrow().clone()
+        let now = self.last_contact();
+        let mut state = self.link.borrow().clone();
+        match &mut state {
+            LinkState::Attached { last_contact, .. }
+            | LinkState::Suspect { last_contact, .. }
+            | LinkState::Detached { last_contact, .. } => *last_contact = now,
+            LinkState::Closed { .. } => {}
+        }
+        state
+    }
+
+    fn last_contact(&self) -> std::time::Instant {
+        self.table().last_contact.at.into_std()
+    }
+
+    fn attached_to(&self, remote_addr: SocketAddr, epoch: Epoch) -> LinkState {
+        LinkState::Attached { epoch, remote_addr, last_contact: self.last_contact() }
     }
 
     /// Waits until `look` finds what it looks for: at once, or when the link has
@@ -543,17 +601,30 @@ impl SessionShared {
 
     /// The link is down.
     pub(crate) fn set_detached(&self, epoch: Epoch, cause: DetachCause) {
-        self.table().detached_since.get_or_insert_with(crate::clock::now);
-        let since = crate::clock::now().into_std();
+        let now = self.moment();
+        self.table().detached_since.get_or_insert(now);
+        let (since, last_contact) = (now.at.into_std(), self.last_contact());
         tracing::info!(session = %self.id, %epoch, %cause, "detached");
-        self.set_link(LinkState::Detached { epoch, since, cause: cause.clone() });
+        let cause_of = cause.clone();
+        self.set_link(LinkState::Detached { epoch, since, last_contact, cause: cause_of });
         self.emit(SessionEvent::Detached { epoch, cause });
     }
 
+    /// The peer has acknowledged something.
+    pub(crate) fn set_heard(&self) {
+        let now = self.moment();
+        self.table().last_contact = now;
+    }
+
     /// Client: the link may be down.
-    pub(crate) fn set_suspect(&self, connection: &Connection, epoch: Epoch, last_contact: Instant) {
-        self.table().detached_since.get_or_insert(last_contact);
-        let (remote_addr, last_contact) = (connection.remote_addr(), last_contact.into_std());
+    pub(crate) fn set_suspect(&self, connection: &Connection, epoch: Epoch) {
+        let last_contact = {
+            let mut table = self.table();
+            let last_contact = table.last_contact;
+            table.detached_since.get_or_insert(last_contact);
+            last_contact.at.into_std()
+        };
+        let remote_addr = connection.remote_addr();
         tracing::info!(session = %self.id, %epoch, "suspect");
         self.set_link(LinkState::Suspect { epoch, remote_addr, last_contact });
         self.emit(SessionEvent::Suspect { epoch });
@@ -561,14 +632,9 @@ impl SessionShared {
 
     /// Client: the link was not down.
     pub(crate) fn set_recovered(&self, connection: &Connection, epoch: Epoch) {
-        let silence = {
-            let mut table = self.table();
-            let silence = table.detached_since.take().map(elapsed).unwrap_or_default();
-            table.downtime += silence;
-            silence
-        };
+        let silence = self.table().end_outage(self.moment());
         tracing::info!(session = %self.id, %epoch, ?silence, "recovered");
-        self.set_link(LinkState::Attached { epoch, remote_addr: connection.remote_addr() });
+        self.set_link(self.attached_to(connection.remote_addr(), epoch));
         self.emit(SessionEvent::Recovered { epoch, silence });
     }
 
@@ -633,29 +699,35 @@ impl SessionShared {
         // In this order: who finds the connection may attach streams of it. A pipe
         // whose stream was refused in between would have nobody to open another.
         self.host.set_attached(Some(epoch));
-        self.table().connection = Some((connection.clone(), epoch));
+        let now = self.moment();
+        let mut table = self.table();
+        table.connection = Some((connection.clone(), epoch));
+        // It has just answered.
+        table.last_contact = now;
     }
 
     /// The session goes on.
     pub(crate) fn set_resumed(&self, connection: &Connection, epoch: Epoch, replayed: u64) {
         let downtime = {
             let mut table = self.table();
-            let downtime = table.detached_since.take().map(elapsed).unwrap_or_default();
-            table.downtime += downtime;
             table.resumes += 1;
-            downtime
+            table.end_outage(self.moment())
         };
         tracing::info!(session = %self.id, %epoch, ?downtime, replayed, "resumed");
-        let remote_addr = connection.remote_addr();
-        self.set_link(LinkState::Attached { epoch, remote_addr });
+        self.set_link(self.attached_to(connection.remote_addr(), epoch));
         self.emit(SessionEvent::Resumed { epoch, downtime, replayed });
         self.moved(Ok(()));
     }
 
-    /// The same connection goes on from another address of the peer.
-    pub(crate) fn set_migrated(&self, epoch: Epoch, remote_addr: std::net::SocketAddr) {
+    /// Server: the same connection goes on from another address of the client.
+    pub(crate) fn set_migrated(&self, epoch: Epoch, remote_addr: SocketAddr) {
+        self.set_link(self.attached_to(remote_addr, epoch));
+        self.tell_migrated(remote_addr);
+    }
+
+    /// The same connection goes on from another address, the client's.
+    pub(crate) fn tell_migrated(&self, remote_addr: SocketAddr) {
         tracing::info!(session = %self.id, %remote_addr, "migrated");
-        self.set_link(LinkState::Attached { epoch, remote_addr });
         self.emit(SessionEvent::Migrated { remote_addr });
     }
 
@@ -699,7 +771,7 @@ impl SessionShared {
     pub(crate) fn stats(&self) -> SessionStats {
         let totals = &self.host.totals;
         let table = self.table();
-        let current = table.detached_since.map(elapsed).unwrap_or_default();
+        let current = table.detached_since.map(|since| self.moment().since(since));
         SessionStats {
             epoch: table.core.epoch(),
             resumes: table.resumes,
@@ -708,7 +780,8 @@ impl SessionShared {
             bytes_read: totals.read.load(Relaxed),
             bytes_replayed: totals.replayed.load(Relaxed),
             bytes_kept: totals.kept.load(Relaxed),
-            downtime: table.downtime + current,
+            downtime: table.downtime + current.unwrap_or_default(),
+            last_contact: table.last_contact.at.into_std(),
             rtt: table.connection.as_ref().map(|(connection, _)| connection.rtt()),
         }
     }

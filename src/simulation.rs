@@ -14,8 +14,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-/// Gives sockets and random bytes.
+/// Gives sockets and random bytes, and sleep.
 pub trait World: Debug + Send + Sync + 'static {
     /// A datagram socket. `local` is where a server listens, or the address and
     /// port 0 of a client, as [`ClientConfig::local_ip`] says.
@@ -30,6 +31,11 @@ pub trait World: Debug + Send + Sync + 'static {
     /// Fills `bytes`. Secrets come from here too: they are as secret as the
     /// world makes them.
     fn random(&self, bytes: &mut [u8]);
+
+    /// How long the machine has slept so far, while its clock (tokio's) stood still.
+    fn time_asleep(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// An unconnected datagram socket. It is closed when dropped.

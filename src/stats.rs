@@ -1,6 +1,6 @@
 //! Counters, as plain structs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -58,6 +58,11 @@ pub struct SessionStats {
     /// An outage begins with the last sign of life (client) or when the connection
     /// is lost (server).
     pub downtime: Duration,
+    /// When the peer has acknowledged something for the last time, on whatever
+    /// connection: then both ways worked. Known to within 25 ms while bytes are read,
+    /// and to the last probe otherwise. Time asleep is not part of an `Instant`, on Linux
+    /// and macOS.
+    pub last_contact: Instant,
     /// Round-trip time of the attached connection.
     pub rtt: Option<Duration>,
 }

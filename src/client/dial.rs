@@ -20,16 +20,14 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// trust.
 const ADDRESSES_MAX: usize = 8;
 
-/// Once all addresses are being tried, how long until one is tried again, from a
-/// fresh socket: QUIC's own repetitions of a lost first packet become rare
-/// quickly (RFC 9002 section 6.2), and a server that has just come back would
-/// wait for the next.
-const RENEWAL: Duration = Duration::from_secs(1);
-
 /// Most dials in one attempt, renewals included.
 const DIALS_MAX: usize = 16;
 
 /// Connects to whichever address of `target` answers first.
+///
+/// Once all addresses are being tried, one is tried again each `renewal`, from a fresh
+/// socket: QUIC's own repetitions of a lost first packet become rare quickly (RFC 9002
+/// section 6.2), and a server that has just come back would wait for the next.
 ///
 /// # Cancel safety
 ///
@@ -40,6 +38,7 @@ pub(super) async fn dial(
     target: &Target,
     deadline: Instant,
     last_rtt: Option<Duration>,
+    renewal: Duration,
 ) -> Result<(Connection, Dialler), DialError> {
     let begun = clock::now();
     let timed_out =
@@ -80,7 +79,7 @@ pub(super) async fn dial(
         match waiting.next() {
             Some((number, addr)) => {
                 attempts.spawn(attempt(config, quic, target, addr, last_rtt));
-                let gap = if number + 1 < first_round { STAGGER } else { RENEWAL };
+                let gap = if number + 1 < first_round { STAGGER } else { renewal };
                 next_start = Some(clock::now() + gap);
             }
             None => next_start = None,

@@ -1,10 +1,12 @@
 //! The client: dials, and dials again.
 
 mod dial;
+mod lookout;
 mod retry;
 mod target;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use target::{ParseTargetError, Target};
 
@@ -21,8 +23,10 @@ use crate::proto::SessionCore;
 use crate::quic::{ClientQuic, Connection, Lost};
 use crate::session::{Session, SessionShared};
 use crate::wire::{Frame, Hello, Refused, Welcome};
+use lookout::Lookout;
 
-/// Makes sessions with servers. Clones share settings and TLS tickets.
+/// Makes sessions with servers. Clones share settings and TLS tickets, and one task
+/// that notices for all sessions that the machine has slept.
 ///
 /// It holds no socket of its own: each attempt to connect gets a fresh one, so
 /// that a broken path is not used again.
@@ -35,6 +39,7 @@ pub struct Client {
 struct ClientShared {
     config: ClientConfig,
     quic: ClientQuic,
+    lookout: Lookout,
 }
 
 impl Client {
@@ -46,7 +51,8 @@ impl Client {
     pub fn new(config: ClientConfig) -> Result<Self, BindError> {
         config.check()?;
         let quic = ClientQuic::new(&config.tls, &config.session.transport())?;
-        Ok(Self { shared: Arc::new(ClientShared { config, quic }) })
+        let lookout = Lookout::default();
+        Ok(Self { shared: Arc::new(ClientShared { config, quic, lookout }) })
     }
 
     /// Begins a session with `target`: one attempt, over all of its addresses
@@ -70,7 +76,8 @@ impl Client {
         let shared = &self.shared;
         let begun = clock::now();
         let deadline = begun + shared.config.attempt_timeout;
-        let (connection, dialler) = shared.dial(&target, deadline, None).await?;
+        let (connection, dialler) =
+            shared.dial(&target, deadline, None, shared.config.dial_interval).await?;
         let waited = shared.config.attempt_timeout;
         let timed_out = || DialError::TimedOut { target: target.to_string(), waited };
         let hello =
@@ -97,8 +104,10 @@ impl Client {
             welcome.parameters,
         );
         let peer = connection.peer_fingerprint();
+        let environment = &shared.config.environment;
         let session_shared =
-            SessionShared::new(core, session.replay_budget, None, peer, &connection);
+            SessionShared::new(core, session.replay_budget, None, peer, &connection, environment);
+        Lookout::look_after(shared, &session_shared);
         let handle = Session::new(session_shared.clone());
         let (driver, attaches) = Driver::new(session_shared.clone(), session.clone(), None, |_| {});
         // Both tasks end with the session: the driver ends it, the dialler
@@ -114,9 +123,10 @@ impl ClientShared {
         &self,
         target: &Target,
         deadline: Instant,
-        last_rtt: Option<std::time::Duration>,
+        last_rtt: Option<Duration>,
+        renewal: Duration,
     ) -> Result<(Connection, crate::quic::Dialler), DialError> {
-        dial::dial(&self.config, &self.quic, target, deadline, last_rtt).await
+        dial::dial(&self.config, &self.quic, target, deadline, last_rtt, renewal).await
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{ClientShared, Target};
-use crate::clock::{self, Instant, sleep, sleep_until};
+use crate::clock::{self, Instant, Moment, sleep, sleep_until};
 use crate::driver::{Attach, Dialled};
 use crate::error::{DialError, SessionError};
-use crate::event::{DetachCause, LinkState, SessionEvent, elapsed};
+use crate::event::{DetachCause, LinkState, SessionEvent};
 use crate::proto::Backoff;
 use crate::session::SessionShared;
 
@@ -17,6 +17,13 @@ use crate::session::SessionShared;
 /// dialled beside it: if it works it is answered after one.
 const HEAD_START_MIN: Duration = Duration::from_millis(50);
 const HEAD_START_MAX: Duration = Duration::from_millis(250);
+
+/// So long an attempt may go on in whatever network there is.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The older an outage, the less likely is its end within the next second: from then on
+/// dials are rarer, as kicks are.
+const OLD: Duration = Duration::from_secs(120);
 
 /// Brings the driver a new connection whenever the link is down or might be. Ends
 /// with the session.
@@ -47,7 +54,7 @@ pub(super) async fn keep_attached(
             client: &client,
             target: &target,
             session: &session,
-            began: clock::now(),
+            began: session.moment(),
             head_start,
             last: DialError::Lost { reason: cause.to_string() },
         };
@@ -69,7 +76,7 @@ struct Outage<'a> {
     client: &'a ClientShared,
     target: &'a Target,
     session: &'a SessionShared,
-    began: Instant,
+    began: Moment,
     /// How long the first attempt waits.
     head_start: Duration,
     /// Why the link is down still.
@@ -81,9 +88,11 @@ impl Outage<'_> {
     async fn end(mut self, attaches: &mpsc::Sender<Attach>) -> Result<(), SessionError> {
         let policy = &self.client.config.reconnect;
         let mut backoff = Backoff::new(policy.first, policy.max);
-        let give_up = policy.give_up_after.and_then(|limit| self.began.checked_add(limit));
         let mut attempt = 0;
         while self.session.is_in_need() {
+            // Looked at anew each time: the machine may have slept meanwhile.
+            let left = policy.give_up_after.map(|limit| limit.saturating_sub(self.lasted()));
+            let give_up = left.and_then(|left| clock::now().checked_add(left));
             let delay = backoff.next(self.client.config.environment.jitter());
             let delay = if attempt == 0 { delay.max(self.head_start) } else { delay };
             tokio::select! {
@@ -91,6 +100,7 @@ impl Outage<'_> {
                 () = sleep_until(give_up) => return Err(self.gave_up()),
                 () = until_not_in_need(self.session) => continue,
                 () = self.session.redial.notified() => backoff.reset(),
+                () = self.session.anew.notified() => backoff.reset(),
                 () = sleep(delay) => {}
             }
             attempt += 1;
@@ -98,7 +108,15 @@ impl Outage<'_> {
             self.session.emit(SessionEvent::Resuming { attempt, last });
             let deadline = clock::now() + self.client.config.attempt_timeout;
             let deadline = give_up.map_or(deadline, |give_up| deadline.min(give_up));
-            if let Err(error) = self.attempt(attaches, deadline).await {
+            let failed = tokio::select! {
+                biased;
+                ended = self.attempt(attaches, deadline) => ended.err(),
+                () = self.outdated() => {
+                    backoff.reset();
+                    continue;
+                }
+            };
+            if let Some(error) = failed {
                 tracing::debug!(session = %self.session.id, attempt, %error, "attempt failed");
                 self.session.moving_failed(&error);
                 self.last = error;
@@ -107,16 +125,28 @@ impl Outage<'_> {
         Ok(())
     }
 
+    /// Waits until the network is another one than that in which the attempt began: the
+    /// name servers are others as well, and a dial from a fresh socket may be long in
+    /// coming. But a network that goes on changing must not keep every attempt from its
+    /// end.
+    async fn outdated(&self) {
+        let began = clock::now();
+        self.session.anew.notified().await;
+        sleep_until(Some(began + GRACE)).await;
+    }
+
     async fn attempt(
         &self,
         attaches: &mpsc::Sender<Attach>,
         deadline: Instant,
     ) -> Result<(), DialError> {
         let last_rtt = self.session.last_rtt();
+        let interval = self.client.config.dial_interval;
+        let renewal = if self.lasted() < OLD { interval } else { interval.saturating_mul(5) };
         let (connection, dialler) = tokio::select! {
             biased;
             () = until_not_in_need(self.session) => return Ok(()),
-            dialled = self.client.dial(self.target, deadline, last_rtt) => dialled?,
+            dialled = self.client.dial(self.target, deadline, last_rtt, renewal) => dialled?,
         };
         let (outcome, told) = oneshot::channel();
         let dialled = Dialled { connection, dialler, deadline, outcome };
@@ -127,7 +157,12 @@ impl Outage<'_> {
         told.await.unwrap_or(Ok(()))
     }
 
+    /// How long so far, time asleep included.
+    fn lasted(&self) -> Duration {
+        self.session.moment().since(self.began)
+    }
+
     fn gave_up(&self) -> SessionError {
-        SessionError::GaveUp { outage: elapsed(self.began), last: self.last.clone() }
+        SessionError::GaveUp { outage: self.lasted(), last: self.last.clone() }
     }
 }

@@ -62,7 +62,14 @@ pub(super) struct Link {
     opening: VecDeque<Arc<PipeShared>>,
     /// How many streams the peer may have open.
     streams: u64,
+    /// The peer's address, as it was last looked at.
     remote_addr: SocketAddr,
+    /// Server: until when it is not looked at again.
+    settled_at: Instant,
+    /// Server: how often the client was seen at another address.
+    moves: u64,
+    /// Acknowledgements of QUIC's that had come at the last look.
+    heard: u64,
     acks_due: Option<Instant>,
     /// Server: when to look whether acks come, and how many had come before.
     vigil: Option<(Instant, u64)>,
@@ -82,8 +89,12 @@ impl Link {
         writer: ControlWriter,
         streams: u64,
     ) -> Self {
+        let now = clock::now();
         Self {
             remote_addr: connection.remote_addr(),
+            settled_at: now,
+            moves: 0,
+            heard: connection.acks_received(),
             connection,
             epoch,
             dialler: None,
@@ -95,7 +106,7 @@ impl Link {
             streams,
             acks_due: None,
             vigil: None,
-            liveness: Liveness::new(clock::now()),
+            liveness: Liveness::new(now),
             moved_at: None,
             close_due: None,
         }
@@ -151,6 +162,13 @@ impl Link {
         {
             self.connection.expect_loss();
         }
+    }
+
+    /// Server: when the client's address is to be looked at, if it is another one. A NAT
+    /// that changes its mind with every packet must not have us ask after each.
+    fn move_due(&self) -> Option<Instant> {
+        let moved = self.connection.remote_addr() != self.remote_addr;
+        (moved && !self.writer.is_backed_up()).then_some(self.settled_at)
     }
 
     /// Has QUIC send something now, whatever its timers and windows say.
@@ -234,21 +252,41 @@ impl Driver {
 
     /// Looks after things that any step may have changed.
     fn after_step(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
-        let remote_addr = link.connection.remote_addr();
-        if remote_addr != link.remote_addr {
-            link.remote_addr = remote_addr;
-            self.shared.set_migrated(link.epoch, remote_addr);
+        let (now, heard) = (clock::now(), link.connection.acks_received());
+        if std::mem::replace(&mut link.heard, heard) != heard {
+            self.shared.set_heard();
+        }
+        if self.shared.side == Side::Server && link.move_due().is_some_and(|due| due <= now) {
+            self.follow(link, now);
         }
         if self.draining && link.close_due.is_none() {
             let settled = self.shared.table().pipes.values().all(|pipe| pipe.is_settled());
             if settled {
-                link.close_due = Some(clock::now() + super::CLOSE_PATIENCE);
+                link.close_due = Some(now + super::CLOSE_PATIENCE);
                 self.close_sent = true;
                 let close = Close { code: CloseCode::DONE, reason: Bytes::new() };
                 link.writer.queue(&Frame::Close(close));
             }
         }
         Ok(())
+    }
+
+    /// Server: the client is at another address, by its own doing or that of a NAT. What
+    /// was sent to the old one is probably lost, and the client may know nothing of it:
+    /// asks at once, which tells it (P-29).
+    fn follow(&mut self, link: &mut Link, now: Instant) {
+        link.remote_addr = link.connection.remote_addr();
+        link.settled_at = now + SETTLES;
+        self.shared.set_migrated(link.epoch, link.remote_addr);
+        link.connection.expect_loss();
+        link.moves += 1;
+        self.ask(link, link.moves);
+    }
+
+    /// Sends a probe, which re-agrees all offsets.
+    fn ask(&mut self, link: &mut Link, number: u64) {
+        self.send_acks(link);
+        link.writer.queue(&Frame::Ping(number));
     }
 
     fn on_wake(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
@@ -312,11 +350,12 @@ impl Driver {
     }
 
     fn next_timer(&self, link: &Link) -> Option<Instant> {
-        let probe = (self.shared.side == Side::Client).then(|| link.liveness.deadline());
+        let probe = (self.shared.side == Side::Client).then(|| link.liveness.deadline()).flatten();
         // Acks wait while the peer does not take what was queued before.
         let acks = link.acks_due.filter(|_| !link.writer.is_backed_up());
         let vigil = link.vigil.map(|(due, _)| due);
-        [acks, probe, vigil, link.close_due].into_iter().flatten().min()
+        let moved = (self.shared.side == Side::Server).then(|| link.move_due()).flatten();
+        [acks, probe, vigil, moved, link.close_due].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
@@ -340,20 +379,12 @@ impl Driver {
         let signs = Signs::of(&link.connection);
         match link.liveness.look(clock::now(), &self.config, signs, pipes) {
             Verdict::Wait => {}
-            Verdict::Probe(number) => {
-                self.send_acks(link);
-                link.writer.queue(&Frame::Ping(number));
-            }
-            Verdict::Suspect => {
-                let last_contact = link.liveness.last_contact();
-                self.shared.set_suspect(&link.connection, link.epoch, last_contact);
-            }
+            Verdict::Probe(number) => self.ask(link, number),
+            Verdict::Suspect => self.shared.set_suspect(&link.connection, link.epoch),
             Verdict::Kick => link.kick(),
             Verdict::Recovered => {
+                link.moved_at = None;
                 self.shared.set_recovered(&link.connection, link.epoch);
-                if link.moved_at.take().is_some() {
-                    self.shared.set_migrated(link.epoch, link.connection.remote_addr());
-                }
             }
             Verdict::Dead => return Err(LinkEnd::Unresponsive),
         }
@@ -376,9 +407,12 @@ impl Driver {
             tracing::debug!(%error, "no fresh socket: the old one stays");
         }
         link.moved_at = Some(now);
-        link.liveness.moved(now, Signs::of(&link.connection));
-        let last_contact = link.liveness.last_contact();
-        self.shared.set_suspect(&link.connection, link.epoch, last_contact);
+        if link.liveness.is_suspect() {
+            self.shared.anew.notify_one();
+        }
+        let number = link.liveness.moved(now, Signs::of(&link.connection));
+        self.shared.set_suspect(&link.connection, link.epoch);
+        self.ask(link, number);
     }
 
     /// Sends all acks that are due in any way.
@@ -422,8 +456,12 @@ impl Driver {
                 }
             },
             Frame::Ping(number) => {
-                // Who asks has heard nothing for a while.
+                // The client asks when it has heard nothing for a while, the server when it
+                // hears us from another address: by this we learn of it.
                 link.connection.expect_loss();
+                if self.shared.side == Side::Client {
+                    self.shared.tell_migrated(link.remote_addr);
+                }
                 self.send_acks(link);
                 link.writer.queue(&Frame::Pong(number));
             }

@@ -79,9 +79,9 @@ pub(super) struct Liveness {
     number: u64,
     /// When it was sent, while it is not answered.
     asked: Option<Instant>,
-    /// When to ask next. The first probe goes out at once: it confirms the
-    /// connection to the server.
-    next: Instant,
+    /// When to ask next, if nothing else happens before. The first probe goes out at
+    /// once: it confirms the connection to the server.
+    next: Option<Instant>,
     /// Quick probes left since the last traffic.
     busy: u32,
     /// There was traffic since the last probe.
@@ -108,7 +108,7 @@ impl Liveness {
         Self {
             number: 0,
             asked: None,
-            next: now,
+            next: Some(now),
             busy: 0,
             fresh: false,
             traffic: 0,
@@ -121,11 +121,6 @@ impl Liveness {
 
     pub(super) fn is_suspect(&self) -> bool {
         self.suspicion.is_some()
-    }
-
-    /// When the peer was heard for the last time, as far as it is known.
-    pub(super) fn last_contact(&self) -> Instant {
-        self.heard_at
     }
 
     /// Brings the next probe forward if there was traffic since the last look, or if
@@ -144,20 +139,32 @@ impl Liveness {
             self.traffic = traffic;
             self.fresh = true;
             self.busy = BUSY_PROBES;
-            self.next = self.next.min(now + self.quiet);
+            self.ask_by(now + self.quiet);
         }
-        if pipes {
-            self.next = self.next.min(now + config.probe_interval);
+        if let Some(interval) = config.probe_interval.filter(|_| pipes) {
+            self.ask_by(now + interval);
         }
+    }
+
+    fn ask_by(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
     /// The connection has moved to another socket, and QUIC has sent something from
     /// there: the link is suspect until that is answered. Kicks begin when the answer
-    /// is late: the first would end the hearing of the old socket.
-    pub(super) fn moved(&mut self, now: Instant, signs: Signs) {
+    /// is late: the first would end the hearing of the old socket. Returns the number to
+    /// ask with.
+    pub(super) fn moved(&mut self, now: Instant, signs: Signs) -> u64 {
         self.heard = signs.acks;
         let answered = (2 * signs.rtt).clamp(ANSWERED_MIN, ANSWERED_MAX);
         self.suspicion = Some(Suspicion { since: now, next_kick: now + answered });
+        self.ask(now)
+    }
+
+    fn ask(&mut self, now: Instant) -> u64 {
+        self.number += 1;
+        self.asked = Some(now);
+        self.number
     }
 
     pub(super) fn on_pong(&mut self, number: u64) {
@@ -167,10 +174,10 @@ impl Liveness {
     }
 
     /// When to look again.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         match (&self.suspicion, self.asked) {
-            (Some(suspicion), _) => suspicion.next_kick,
-            (None, Some(asked)) => asked.max(self.heard_at) + self.quiet,
+            (Some(suspicion), _) => Some(suspicion.next_kick),
+            (None, Some(asked)) => Some(asked.max(self.heard_at) + self.quiet),
             (None, None) => self.next,
         }
     }
@@ -208,30 +215,30 @@ impl Liveness {
             self.suspicion = Some(Suspicion { since: now, next_kick: now });
             return Verdict::Suspect;
         }
-        if now < self.next {
+        if self.next.is_none_or(|next| now < next) {
             return Verdict::Wait;
         }
         if self.fresh && self.number > 0 && now < self.heard_at + self.quiet {
             // While bytes flow nobody need ask.
-            self.next = self.heard_at + self.quiet;
+            self.next = Some(self.heard_at + self.quiet);
             return Verdict::Wait;
         }
         self.fresh = false;
         self.busy = self.busy.saturating_sub(1);
-        self.next = now + self.interval(config, pipes);
-        self.number += 1;
-        self.asked = Some(now);
-        Verdict::Probe(self.number)
+        self.next = self.interval(config, pipes).map(|interval| now + interval);
+        Verdict::Probe(self.ask(now))
     }
 
-    fn interval(&self, config: &SessionConfig, pipes: bool) -> Duration {
-        if !pipes {
-            config.idle_probe_interval()
+    /// `None`: nothing is asked until something happens.
+    fn interval(&self, config: &SessionConfig, pipes: bool) -> Option<Duration> {
+        let interval = config.probe_interval?;
+        Some(if !pipes {
+            config.idle_probe_interval(interval)
         } else if self.busy > 0 {
-            config.probe_interval.min(BUSY_PROBE_INTERVAL)
+            interval.min(BUSY_PROBE_INTERVAL)
         } else {
-            config.probe_interval
-        }
+            interval
+        })
     }
 }
 
@@ -327,7 +334,8 @@ mod tests {
         /// The next thing happens after exactly so long, and is this.
         fn at_deadline(&mut self, after: Duration, verdict: Verdict) {
             let since = self.now - self.begun;
-            assert_eq!(self.liveness.deadline() - self.now, after, "{since:?} after the begin");
+            let deadline = self.liveness.deadline().expect("it is to be asked again");
+            assert_eq!(deadline - self.now, after, "{since:?} after the begin");
             if after > MS {
                 self.now += after - MS;
                 assert_eq!(self.look(), Wait, "{since:?} after the begin, too early");
@@ -343,7 +351,7 @@ mod tests {
     fn the_first_probe_goes_out_at_once_whatever_was_written() {
         for written in [false, true] {
             let mut watched = Watched::new();
-            assert_eq!(watched.liveness.deadline(), watched.now);
+            assert_eq!(watched.liveness.deadline(), Some(watched.now));
             if written {
                 watched.written();
             }
@@ -372,7 +380,7 @@ mod tests {
         watched.answered(1);
         watched.now += SECOND;
         assert_eq!(watched.look(), Wait);
-        assert_eq!(watched.liveness.deadline(), watched.begun + 30 * SECOND);
+        assert_eq!(watched.liveness.deadline(), Some(watched.begun + 30 * SECOND));
         watched.pipes = true;
         assert_eq!(watched.look(), Wait);
         watched.at_deadline(15 * SECOND, Probe(2));
@@ -429,11 +437,11 @@ mod tests {
         assert_eq!(watched.look(), Probe(1));
         watched.now += QUIET - MS;
         watched.heard(Wait);
-        assert_eq!(watched.liveness.last_contact(), watched.now);
+        assert_eq!(watched.liveness.heard_at, watched.now);
         let last_contact = watched.now;
         watched.at_deadline(QUIET, Suspect);
         assert!(watched.liveness.is_suspect());
-        assert_eq!(watched.liveness.last_contact(), last_contact);
+        assert_eq!(watched.liveness.heard_at, last_contact);
     }
 
     #[test]
@@ -475,7 +483,7 @@ mod tests {
             assert_eq!(watched.look(), Kick);
             watched.heard(Recovered);
             assert!(!watched.liveness.is_suspect());
-            assert_eq!(watched.liveness.last_contact(), watched.now);
+            assert_eq!(watched.liveness.heard_at, watched.now);
             if answered {
                 watched.liveness.on_pong(1);
                 watched.at_deadline(10 * SECOND - QUIET, Probe(2));
@@ -506,7 +514,7 @@ mod tests {
         let last_contact = watched.now;
         watched.now += SECOND;
         watched.liveness.moved(watched.now, watched.signs);
-        assert_eq!(watched.liveness.last_contact(), last_contact);
+        assert_eq!(watched.liveness.heard_at, last_contact);
         watched.now += 100 * SECOND - MS;
         assert_eq!(watched.look(), Kick);
         watched.now += MS;

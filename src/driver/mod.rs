@@ -52,6 +52,10 @@ const SHORT_LINGER: Duration = Duration::from_secs(30);
 /// connection. Everything was acknowledged by then: nothing can be lost.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often a session that lingers looks whether its time is up: its timer may stand
+/// still while the machine sleeps.
+const LINGER_LOOK: Duration = Duration::from_secs(60);
+
 /// New connections on their way to a driver. They are few, and a newer one
 /// makes the older ones moot.
 const ATTACH_BACKLOG: usize = 4;
@@ -70,7 +74,7 @@ pub(crate) struct Driver {
     confirmed: bool,
     /// A graceful shutdown was asked for.
     draining: bool,
-    /// Client: the application says that the network has changed.
+    /// Client: the network has changed, or may have.
     network_changed: bool,
     /// What `close` was called with.
     goodbye: Option<Close>,
@@ -218,14 +222,15 @@ impl Driver {
     /// Waits for a new connection, or for the session's end.
     async fn run_detached(&mut self) -> LinkEnd {
         let linger = self.linger();
-        // Far beyond any clock: never.
-        let deadline = linger.and_then(|linger| clock::now().checked_add(linger));
+        let began = self.shared.moment();
         loop {
             let shared = self.shared.clone();
             if std::mem::take(&mut self.network_changed) {
                 // The next connection is on a fresh socket anyway; now is the time.
-                shared.redial.notify_one();
+                shared.anew.notify_one();
             }
+            let left = linger.map(|linger| linger.saturating_sub(shared.moment().since(began)));
+            let look = left.map(|left| clock::now() + left.min(LINGER_LOOK));
             tokio::select! {
                 biased;
                 attach = self.attaches.recv() => {
@@ -234,8 +239,11 @@ impl Driver {
                         None => LinkEnd::Ended(orphaned()),
                     };
                 }
-                () = sleep_until(deadline) => {
-                    let linger = linger.unwrap_or_default();
+                () = sleep_until(look) => {
+                    let Some(linger) = linger else { continue };
+                    if shared.moment().since(began) < linger {
+                        continue;
+                    }
                     return LinkEnd::Ended(if self.close_sent {
                         closed()
                     } else {

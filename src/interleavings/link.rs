@@ -13,6 +13,7 @@ use shuttle::rand::Rng;
 use shuttle::thread;
 use tokio::sync::Notify;
 
+use crate::environment::Environment;
 use crate::error::SessionError;
 use crate::id::{Epoch, HolderId, PipeId, SessionId, Side};
 use crate::misbehaved::PeerMisbehaved;
@@ -97,7 +98,14 @@ impl Pair {
             let core =
                 SessionCore::new(side, id, secret, HolderId([1; 16]), parameters, parameters);
             End {
-                shared: SessionShared::new(core, 1 << 20, None, None, connection),
+                shared: SessionShared::new(
+                    core,
+                    1 << 20,
+                    None,
+                    None,
+                    connection,
+                    &Environment::default(),
+                ),
                 connection: connection.clone(),
                 epoch: Epoch::FIRST,
                 inbox: VecDeque::new(),

@@ -291,8 +291,10 @@ impl Incoming {
             hello.parameters,
         );
         let budget = Some(server.budget.clone());
+        let replay_budget = config.session.replay_budget;
+        let environment = &config.environment;
         let session =
-            SessionShared::new(core, config.session.replay_budget, budget, peer, &connection);
+            SessionShared::new(core, replay_budget, budget, peer, &connection, environment);
         let handle = Session::new(session.clone());
         writer.queue(&Frame::Welcome(Welcome { session: id, secret: secret.clone(), parameters }));
         let registry = Arc::downgrade(&server.registry);

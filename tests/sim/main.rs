@@ -22,6 +22,7 @@
 //!   dropped while the [`weather`] blows; then the network is healed for good, and
 //!   everything that is owed must come within a stated time. [`seeds`] makes many
 //!   such runs.
+//! - [`sleep`] puts the machines to sleep, and looks what they do when they wake.
 //! - [`recovery`] measures how soon bytes flow once the network is back, and [`pace`]
 //!   what else takes how long.
 //! - [`situations`] are the nineteen of the design, each by name, swept over the
@@ -80,7 +81,7 @@
 //!   order drawn from a generator that no seed reaches.
 //!
 //! What it cannot do: give two hosts different clocks (there is one: when it jumps,
-//! all machines have slept); lose a server's memory but not its sessions (they live
+//! or has stood still, all machines have slept); lose a server's memory but not its sessions (they live
 //! in the process: a server that stands still is `ServerFreeze`); see what the
 //! operating system does (segmentation offload, ECN, a full disk, two threads at
 //! once: for the last, there is `src/interleavings`). Timers fire on whole
@@ -102,6 +103,7 @@ mod raw;
 mod recovery;
 mod seeds;
 mod situations;
+mod sleep;
 mod trace;
 mod watch;
 mod weather;

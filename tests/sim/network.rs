@@ -126,6 +126,8 @@ struct State {
     port: u16,
     /// The host whose socket was the last to hear from the server at all.
     answered: u8,
+    /// How long all machines have slept, while time stood still.
+    asleep: Duration,
 }
 
 #[derive(Debug)]
@@ -201,6 +203,7 @@ impl Network {
                 delivered: 0,
                 port: *PORTS.end(),
                 answered: 0,
+                asleep: Duration::ZERO,
             }),
             sooner: Notify::new(),
             delivery: Notify::new(),
@@ -338,6 +341,12 @@ impl Network {
     pub fn plug_in(&self, sockets: Unplugged) {
         self.trace.note(format_args!("plugged in: {:?}", sockets.0.keys()));
         self.lock().inboxes.extend(sockets.0);
+    }
+
+    /// All machines sleep for so long, and their clocks with them.
+    pub fn fall_asleep(&self, lasting: Duration) {
+        self.trace.note(format_args!("asleep for {lasting:?}, and time stood still"));
+        self.lock().asleep += lasting;
     }
 
     /// All gates open, no loss, good conditions: for good. Sockets that were cut
@@ -611,6 +620,10 @@ impl World for Plug {
         for chunk in bytes.chunks_mut(8) {
             chunk.copy_from_slice(&state.random.roll().to_be_bytes()[..chunk.len()]);
         }
+    }
+
+    fn time_asleep(&self) -> Duration {
+        self.0.lock().asleep
     }
 }
 

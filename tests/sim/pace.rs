@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use evermux::{
-    BackedPipe, CloseCode, LinkState, ReconnectPolicy, Session, SessionConfig, SessionError,
+    BackedPipe, ClientConfig, CloseCode, Events, LinkState, ReconnectPolicy, Session,
+    SessionConfig, SessionError, SessionEvent,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -11,6 +12,8 @@ use crate::network::{BOTH_WAYS, Conditions, Gate};
 use crate::world::{self, World};
 
 const LATENCY: Duration = Duration::from_millis(20);
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Both sides of a session with default settings.
 struct Pair {
@@ -105,8 +108,239 @@ async fn until(session: &Session, so: impl Fn(&LinkState) -> bool) -> Duration {
         }
     })
     .await
-    .expect("so in the end");
+    .unwrap_or_else(|_| panic!("never so: {session:?}"));
     begun.elapsed()
+}
+
+#[test]
+fn without_keep_alive_nothing_is_sent_for_an_hour_and_then_bytes_flow_at_once() {
+    for pipes in [0, 3] {
+        play(|world| async move {
+            let mut config = SessionConfig::default();
+            config.probe_interval(None).idle_timeout(Duration::from_secs(24 * 3600));
+            let pair = Pair::with(&world, config).await;
+            let mut held = Vec::new();
+            for _ in 0..pipes {
+                let (mut ours, mut theirs) = pair.pipe().await;
+                ours.writer().write_all(b"traffic").await.unwrap();
+                theirs.reader().read(&mut [0; 100]).await.unwrap();
+                held.push((ours, theirs));
+            }
+            sleep(Duration::from_secs(60)).await;
+            let before = world.network.counts();
+            sleep(Duration::from_secs(3600)).await;
+            assert_eq!(world.network.counts(), before, "{pipes} pipes");
+            for (ours, theirs) in &mut held {
+                for up in [true, false] {
+                    let (from, to) =
+                        if up { (&mut *ours, &mut *theirs) } else { (&mut *theirs, &mut *ours) };
+                    let began = Instant::now();
+                    from.writer().write_all(b"traffic").await.unwrap();
+                    to.reader().read(&mut [0; 100]).await.unwrap();
+                    assert!(began.elapsed() <= 2 * LATENCY, "{:?}", began.elapsed());
+                }
+            }
+            assert_eq!((pair.ours.stats().resumes, pair.theirs.stats().resumes), (0, 0));
+            drop(held);
+            pair.end().await;
+        });
+    }
+}
+
+#[test]
+fn a_silence_after_hours_without_keep_alive_is_noticed_as_any_other() {
+    play(|world| async move {
+        let mut config = SessionConfig::default();
+        config.probe_interval(None).idle_timeout(Duration::from_secs(24 * 3600));
+        let pair = Pair::with(&world, config).await;
+        let (mut ours, theirs) = pair.pipe().await;
+        sleep(Duration::from_secs(3600)).await;
+        close_road(&world);
+        ours.writer().write_all(b"traffic").await.unwrap();
+        let took = until(&pair.ours, is_suspect).await;
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(1, way, Gate::Open));
+        drop((ours, theirs));
+        pair.end().await;
+    });
+}
+
+/// When a side last had contact, by what it tells in two places.
+fn last_contact(session: &Session) -> Instant {
+    let told = match session.link() {
+        LinkState::Attached { last_contact, .. }
+        | LinkState::Suspect { last_contact, .. }
+        | LinkState::Detached { last_contact, .. } => last_contact,
+        link => panic!("{link:?}"),
+    };
+    assert_eq!(session.stats().last_contact, told);
+    told.into()
+}
+
+#[test]
+fn the_last_contact_is_told_in_every_state_on_both_sides() {
+    play(|world| async move {
+        let road = Conditions { latency: LATENCY, ..Conditions::default() };
+        world.network.pave(1, road, road);
+        let server = world.server(SessionConfig::default(), |_| {});
+        let client = world.client(1, SessionConfig::default(), |_| {});
+        let (ours, theirs) = world.session(&client, &server).await;
+        let pair = Pair { ours, theirs };
+        let (mut ours, mut theirs) = pair.pipe().await;
+        // Idle: as old as the last probe.
+        sleep(Duration::from_secs(60)).await;
+        for _ in 0..10 {
+            sleep(Duration::from_millis(3_700)).await;
+            for side in [&pair.ours, &pair.theirs] {
+                assert!(last_contact(side).elapsed() <= Duration::from_secs(16));
+            }
+        }
+        // In use.
+        for _ in 0..20 {
+            ours.writer().write_all(b"traffic").await.unwrap();
+            theirs.reader().read(&mut [0; 100]).await.unwrap();
+            sleep(Duration::from_millis(100)).await;
+        }
+        let at_most = Duration::from_millis(200);
+        assert!(last_contact(&pair.ours).elapsed() <= at_most);
+        assert!(last_contact(&pair.theirs).elapsed() <= at_most);
+        // Away.
+        let away = Instant::now();
+        close_road(&world);
+        ours.writer().write_all(b"traffic").await.unwrap();
+        let near = |told: Instant| away - at_most <= told && told <= away + 2 * LATENCY;
+        until(&pair.ours, is_suspect).await;
+        let suspect = last_contact(&pair.ours);
+        assert!(near(suspect) && near(last_contact(&pair.theirs)));
+        for side in [&pair.ours, &pair.theirs] {
+            until(side, |link| matches!(link, LinkState::Detached { .. })).await;
+            assert!(near(last_contact(side)));
+        }
+        assert_eq!(last_contact(&pair.ours), suspect);
+        let downtime = pair.ours.stats().downtime;
+        assert_eq!(downtime, suspect.elapsed());
+        // And back.
+        BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(1, way, Gate::Open));
+        until(&pair.ours, |link| matches!(link, LinkState::Attached { .. })).await;
+        for side in [&pair.ours, &pair.theirs] {
+            assert!(last_contact(side).elapsed() <= Duration::from_secs(1));
+        }
+        drop((ours, theirs));
+        pair.end().await;
+    });
+}
+
+/// Dials of a session that has nothing else left: what an outage without end costs.
+#[test]
+fn an_endless_outage_costs_less_and_less() {
+    let mut rare = SessionConfig::default();
+    rare.kick_interval(Duration::from_millis(500));
+    let battery = |config: &mut ClientConfig| {
+        let policy = ReconnectPolicy::exponential(Duration::from_secs(5), HOUR / 12);
+        let (attempt, dials) = (Duration::from_secs(5), Duration::from_secs(5));
+        config.reconnect(policy).attempt_timeout(attempt).dial_interval(dials);
+    };
+    let default = |config: &mut ClientConfig| {
+        config.reconnect(ReconnectPolicy::default()).attempt_timeout(Duration::from_secs(10));
+    };
+    let settings: [(&str, SessionConfig, fn(&mut ClientConfig), u64); 2] =
+        [("default", SessionConfig::default(), default, 3_000), ("battery", rare, battery, 200)];
+    for (name, session, change, bytes_at_last) in settings {
+        play(|world| async move {
+            let road = Conditions { latency: LATENCY, ..Conditions::default() };
+            world.network.pave(1, road, road);
+            let server = world.server(SessionConfig::default(), |_| {});
+            let client = world.client(1, session, change);
+            let (ours, theirs) = world.session(&client, &server).await;
+            let mut pipe = ours.open_pipe("").expect("the first");
+            sleep(Duration::from_secs(60)).await;
+            let cost = || (world.network.counts().0, world.network.bytes());
+            close_road(&world);
+            pipe.writer().write_all(b"traffic").await.unwrap();
+            let (mut from, mut before) = (0, cost());
+            let mut rates = Vec::new();
+            for until in [10, 120, 600, 3600, 4 * 3600] {
+                sleep(Duration::from_secs(until - from)).await;
+                let (now, seconds) = (cost(), (until - from) as f64);
+                let packets = (now.0 - before.0) as f64 / seconds;
+                // Headers of IP and UDP included.
+                let bytes = (now.1 - before.1) as f64 / seconds + 28.0 * packets;
+                println!("{name}: up to {until} s {packets:.2} packets, {bytes:.0} bytes a second");
+                rates.push(bytes);
+                (from, before) = (until, now);
+            }
+            // Pauses are drawn: at last the rate stays what it is, but for chance.
+            assert!(rates.is_sorted_by(|a, b| *a >= 0.7 * *b), "{name}: {rates:?}");
+            assert!(rates.last() < Some(&(bytes_at_last as f64)), "{name}: {rates:?}");
+            drop(pipe);
+            ours.close(CloseCode::DONE, b"");
+            theirs.close(CloseCode::DONE, b"");
+            tokio::join!(ours.closed(), theirs.closed());
+        });
+    }
+}
+
+/// How often a side was told, so far, that the connection has moved.
+async fn moves(events: &mut Events) -> usize {
+    let mut moves = 0;
+    while let Ok(Some(event)) = timeout(Duration::ZERO, events.next()).await {
+        match event {
+            SessionEvent::Migrated { .. } => moves += 1,
+            SessionEvent::Suspect { .. } | SessionEvent::Recovered { .. } => {}
+            event => panic!("the connection has not only moved: {event:?}"),
+        }
+    }
+    moves
+}
+
+/// The next probe finds out, and the server's tells the client.
+#[test]
+fn another_address_of_an_idle_client_is_told_once_on_each_side_at_the_next_probe() {
+    play(|world| async move {
+        let pair = Pair::new(&world).await;
+        let held = pair.pipe().await;
+        let mut told = [pair.ours.events(), pair.theirs.events()];
+        for keep_old in [false, true, false] {
+            sleep(Duration::from_secs(60)).await;
+            world.network.renumber(1, keep_old);
+            sleep(Duration::from_secs(16)).await;
+            for events in &mut told {
+                assert_eq!(moves(events).await, 1, "the old one still works: {keep_old}");
+            }
+        }
+        assert!(matches!(pair.ours.link(), LinkState::Attached { .. }));
+        drop(held);
+        pair.end().await;
+    });
+}
+
+#[test]
+fn a_nat_that_changes_its_mind_all_the_time_is_asked_about_ten_times_a_second() {
+    play(|world| async move {
+        let pair = Pair::new(&world).await;
+        let (mut ours, mut theirs) = pair.pipe().await;
+        let reading = tokio::spawn(async move {
+            while theirs.reader().read_chunk(100).await.is_ok_and(|chunk| chunk.is_some()) {}
+        });
+        let mut told = [pair.ours.events(), pair.theirs.events()];
+        let mut counts = [0; 2];
+        let (seconds, each) = (5, Duration::from_millis(10));
+        for _ in 0..seconds * 100 {
+            ours.writer().write_all(b"a key").await.unwrap();
+            world.network.renumber(1, true);
+            sleep(each).await;
+            for (events, count) in told.iter_mut().zip(&mut counts) {
+                *count += moves(events).await;
+            }
+        }
+        assert!(
+            counts.iter().all(|told| (9 * seconds..=10 * seconds + 1).contains(told)),
+            "{counts:?}"
+        );
+        drop(ours);
+        reading.await.unwrap();
+        pair.end().await;
+    });
 }
 
 fn is_suspect(link: &LinkState) -> bool {

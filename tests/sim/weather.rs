@@ -42,7 +42,7 @@ pub enum Fault {
     Conditions,
     /// An application wants another connection.
     Reconnect,
-    /// The clocks jump: the machines were asleep.
+    /// The machines were asleep: the clocks jump, or have stood still.
     Sleep,
     /// The server's host stands still: what is sent to it waits.
     ServerFreeze,
@@ -231,6 +231,7 @@ impl Weather {
                 let side = dice.choose(&[Side::Client, Side::Server]);
                 reconnect(world, side, dice).await;
             }
+            Fault::Sleep if dice.chance(500) => network.fall_asleep(lasting),
             Fault::Sleep => {
                 world.trace.note(format_args!("asleep for {lasting:?}"));
                 tokio::time::advance(lasting).await;

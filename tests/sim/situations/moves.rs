@@ -53,6 +53,28 @@ fn situation_16_who_says_that_the_network_has_changed_moves_the_same_connection(
 }
 
 #[test]
+fn situation_16_a_nat_that_forgets_is_noticed_by_the_server_and_told_on_both_sides() {
+    let kinds = ["in full swing"];
+    at_every_moment("renumbered", 0.., &kinds, |world, moment| async move {
+        let stage = Stage::new(&world).await;
+        let (mut one, mut two) = stage.pipe(SIDES[moment as usize % 2]).await;
+        let acts = async {
+            join!(one.exchange(BYTES), two.exchange(BYTES));
+        };
+        let forgets = async {
+            let events = SIDES.map(|side| stage.session(side).events());
+            world.network.renumber(HOST, false);
+            let [ours, theirs] = events.map(has_migrated);
+            assert_eq!(join!(ours, theirs), (true, true));
+            kinds[0]
+        };
+        let ((), kind) = stage.during(moment, acts, forgets).await;
+        stage.end().await;
+        kind
+    });
+}
+
+#[test]
 fn situation_16_who_says_that_the_network_has_changed_while_detached_is_tried_at_once() {
     let kinds = ["in an outage"];
     at_every_moment("told", 0..20, &kinds, |world, moment| async move {
