@@ -39,6 +39,7 @@ pub struct SessionConfig {
     stream_window: u64,
     initial_streams: u64,
     socket_buffer: usize,
+    congestion: CongestionControl,
 }
 
 impl Default for SessionConfig {
@@ -56,6 +57,7 @@ impl Default for SessionConfig {
             stream_window: 4 * MIB,
             initial_streams: 64,
             socket_buffer: 4 << 20,
+            congestion: CongestionControl::default(),
         }
     }
 }
@@ -185,6 +187,13 @@ impl SessionConfig {
         self
     }
 
+    /// How what this side sends shares its path with what others send. Default
+    /// [`CongestionControl::Tolerant`].
+    pub fn congestion(&mut self, control: CongestionControl) -> &mut Self {
+        self.congestion = control;
+        self
+    }
+
     /// What we are willing to hold unread in all: the peer's replay budget and
     /// every pipe's own share, if its settings are ours.
     fn receive_budget(&self) -> u64 {
@@ -208,6 +217,7 @@ impl SessionConfig {
             // The control stream is one of them.
             initial_streams: self.initial_streams + 1,
             socket_buffer: self.socket_buffer,
+            congestion: self.congestion,
         }
     }
 
@@ -248,6 +258,38 @@ pub(crate) struct Transport {
     pub(crate) receive_window: u64,
     pub(crate) initial_streams: u64,
     pub(crate) socket_buffer: usize,
+    pub(crate) congestion: CongestionControl,
+}
+
+/// How a sender finds out what a path carries, and shares it.
+///
+/// Each has its price; the [manual](crate::manual::tuning#lossy-paths) has the
+/// measurements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CongestionControl {
+    /// CUBIC that heeds a loss only if it means congestion: packets wait in a queue,
+    /// or more than one of forty is lost, or nothing comes through.
+    ///
+    /// Price: where a queue is too short to be seen (less than an eighth of a round
+    /// trip), it takes more than its share until one packet of forty is lost.
+    #[default]
+    Tolerant,
+    /// CUBIC (RFC 9438), as most of the internet has it.
+    ///
+    /// Price: a radio that loses one packet of a hundred leaves a thirtieth of 100
+    /// Mbit/s.
+    Cubic,
+    /// NewReno (RFC 9002 section 7).
+    ///
+    /// Price: that of CUBIC, and after each loss it takes longer to come back on
+    /// long, fast paths. Shorter queues, for it.
+    NewReno,
+    /// BBR, the first version, as QUIC has it today (experimental there).
+    ///
+    /// Price: where queues are short it takes most of the path from whoever heeds
+    /// losses, and loses many packets; it begins with 240 kB at once, on any path.
+    Bbr,
 }
 
 /// When a client tries again after it has lost its connection.

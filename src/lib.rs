@@ -109,7 +109,9 @@ mod wire;
 #[cfg(not(all(test, shuttle)))]
 pub use client::{Client, ParseTargetError, Target};
 pub use code::{CloseCode, RefuseCode};
-pub use config::{ClientConfig, Limits, ReconnectPolicy, ServerConfig, SessionConfig};
+pub use config::{
+    ClientConfig, CongestionControl, Limits, ReconnectPolicy, ServerConfig, SessionConfig,
+};
 pub use error::{
     BindError, ConfigError, ConnectError, DialError, HandoverError, OpenError, ReadError,
     SessionError, WriteError,

@@ -12,6 +12,7 @@
 mod courteous;
 #[cfg(feature = "simulation")]
 mod simulated;
+mod tolerant;
 
 use std::future::Future;
 use std::io;
@@ -503,7 +504,7 @@ impl Transport {
             // one that was blocked first not until all others are idle.
             .send_window(u64::MAX)
             .datagram_receive_buffer_size(None)
-            .congestion_controller_factory(Arc::new(CourteousFactory));
+            .congestion_controller_factory(Arc::new(CourteousFactory(self.congestion)));
         let idle = VarInt::from_u64(self.idle_timeout.as_millis() as u64).unwrap_or(VarInt::MAX);
         config.max_idle_timeout(Some(idle.into()));
         if let Some(rtt) = last_rtt {

@@ -1,16 +1,20 @@
-//! Congestion control: CUBIC, which steps back where it would be in the way.
+//! Congestion control that steps back where it would be in the way.
 
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use quinn::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetrics};
+use quinn::congestion::{CubicConfig, NewRenoConfig};
 use quinn_proto::RttEstimator;
 
+use super::tolerant::TolerantFactory;
 use crate::clock;
+use crate::config::CongestionControl;
 
-/// CUBIC that does not stand in the way of a farewell, nor of a sign of life.
+/// Any congestion control, but it does not stand in the way of a farewell, nor of a
+/// sign of life.
 ///
 /// While stream data waits, quinn holds CONNECTION_CLOSE back for the congestion
 /// window, and once closed it takes no acks that would open it: in the middle of
@@ -78,13 +82,18 @@ const NUDGE_INTERVAL: Duration = Duration::from_millis(10);
 /// be the alternative.
 const REVIVAL: u64 = 10 * NUDGE;
 
-pub(super) struct CourteousFactory;
+pub(super) struct CourteousFactory(pub(super) CongestionControl);
 
 impl ControllerFactory for CourteousFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let inner = Arc::new(CubicConfig::default()).build(now, current_mtu);
+        let inner: Arc<dyn ControllerFactory> = match self.0 {
+            CongestionControl::Tolerant => Arc::new(TolerantFactory),
+            CongestionControl::Cubic => Arc::new(CubicConfig::default()),
+            CongestionControl::NewReno => Arc::new(NewRenoConfig::default()),
+            CongestionControl::Bbr => Arc::new(BbrConfig::default()),
+        };
         Box::new(Courteous {
-            inner,
+            inner: inner.build(now, current_mtu),
             courtesy: Arc::default(),
             silence: Silence::default(),
             in_flight: 0,

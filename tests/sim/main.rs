@@ -23,8 +23,8 @@
 //!   everything that is owed must come within a stated time. [`seeds`] makes many
 //!   such runs.
 //! - [`sleep`] puts the machines to sleep, and looks what they do when they wake.
-//! - [`recovery`] measures how soon bytes flow once the network is back, and [`pace`]
-//!   what else takes how long.
+//! - [`recovery`] measures how soon bytes flow once the network is back, [`pace`]
+//!   what else takes how long, and [`congestion`] how a path is shared.
 //! - [`situations`] are the nineteen of the design, each by name, swept over the
 //!   moments at which they can happen.
 //!
@@ -90,6 +90,7 @@
 use std::env;
 use std::process::Command;
 
+mod congestion;
 mod dice;
 mod ledger;
 mod network;
