@@ -207,7 +207,7 @@ fn the_matrix_of_congestion_controls() {
     println!("|---|---|---|---|---|");
     for mbits in [10, 100] {
         for round_trip in [5, 40, 200].map(Duration::from_millis) {
-            for queue in [5, 50] {
+            for queue in [1, 5, 50] {
                 for loss in [0, 1, 10, 50] {
                     let path = Path { mbits, round_trip, queue, loss };
                     if !path.to_string().starts_with(&wanted) {

@@ -1,0 +1,107 @@
+//! A session of evermux.
+
+use std::net::Ipv4Addr;
+
+use ::evermux::{
+    BackedReader, BackedWriter, Client, ClientConfig, ClientTls, CloseCode, CongestionControl,
+    Identity, Server, ServerConfig, ServerTls, Session, SessionConfig,
+};
+use bytes::Bytes;
+
+use super::{Ends, Read, SOCKET_BUFFER, STREAMS, Twin, Windows, Write};
+
+pub struct Evermux {
+    pub near: Session,
+    pub far: Session,
+    _client: Client,
+    server: Server,
+}
+
+impl Evermux {
+    /// The same congestion control as the twin's, so that the two differ in nothing
+    /// but evermux.
+    fn settings(windows: Windows) -> SessionConfig {
+        let mut config = SessionConfig::default();
+        config
+            .congestion(CongestionControl::Cubic)
+            .replay_capacity(windows.ahead)
+            .stream_window(windows.stream)
+            .socket_buffer(SOCKET_BUFFER)
+            .initial_streams(STREAMS)
+            .max_pipes(16 * STREAMS);
+        config
+    }
+
+    /// With settings of one's own.
+    pub async fn with(config: SessionConfig) -> Self {
+        let identity = Identity::self_signed(&["localhost"]).expect("a key");
+        let pin = identity.fingerprint();
+        let mut serving = ServerConfig::new(ServerTls::new(identity));
+        serving.session(config.clone());
+        let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), serving).expect("a socket");
+        let mut dialling = ClientConfig::new(ClientTls::with_pin(pin));
+        dialling.session(config);
+        let client = Client::new(dialling).expect("a client");
+        let addr = server.local_addr().expect("bound");
+        let (near, far) = tokio::join!(client.connect(addr), async {
+            server.accept().await.expect("it listens").accept()
+        });
+        Self { near: near.expect("connected"), far, _client: client, server }
+    }
+}
+
+impl Twin for Evermux {
+    const NAME: &str = "evermux";
+    type Writer = BackedWriter;
+    type Reader = BackedReader;
+
+    async fn connect(windows: Windows) -> Self {
+        Self::with(Self::settings(windows)).await
+    }
+
+    async fn open(&self) -> [Ends<Self>; 2] {
+        let near = self.dial().await;
+        [near, self.accept().await]
+    }
+
+    async fn dial(&self) -> Ends<Self> {
+        let (reader, writer) = self.near.open_pipe("").expect("few pipes").into_split();
+        (writer, reader)
+    }
+
+    async fn accept(&self) -> Ends<Self> {
+        let pipe = self.far.accept_pipe().await.expect("a live session").expect("not closed");
+        let (reader, writer) = pipe.into_split();
+        (writer, reader)
+    }
+
+    async fn close(self) {
+        self.near.close(CloseCode::DONE, b"");
+        self.far.closed().await;
+        self.server.shutdown(std::time::Duration::from_secs(5)).await;
+    }
+}
+
+impl Write for BackedWriter {
+    async fn write_all(&mut self, bytes: &[u8]) {
+        Self::write_all(self, bytes).await.expect("a live pipe");
+    }
+
+    async fn write_chunk(&mut self, mut bytes: Bytes) {
+        Self::write_chunk(self, &mut bytes).await.expect("a live pipe");
+    }
+
+    fn finish(&mut self) {
+        Self::finish(self);
+    }
+}
+
+impl Read for BackedReader {
+    async fn read_chunk(&mut self, max: usize) -> Option<Bytes> {
+        Self::read_chunk(self, max).await.expect("a live pipe")
+    }
+
+    async fn read_exact(&mut self, bytes: &mut [u8]) {
+        tokio::io::AsyncReadExt::read_exact(self, bytes).await.expect("a live pipe");
+    }
+}
