@@ -184,6 +184,7 @@ impl RecvStream {
 
     /// The next chunk, of at most `max` bytes, without a copy; `None` at the
     /// end.
+    #[inline]
     pub(crate) fn poll_read_chunk(
         &mut self,
         cx: &mut Context<'_>,

@@ -274,7 +274,11 @@ impl PipeShared {
             } else {
                 ready!(rx.stream.poll_read_chunk(cx, max))?
             };
-            Poll::Ready(Ok(chunk.map(|chunk| (chunk.clone(), chunk.len()))))
+            let with_len = |chunk: Bytes| {
+                let len = chunk.len();
+                (chunk, len)
+            };
+            Poll::Ready(Ok(chunk.map(with_len)))
         })
     }
 

@@ -209,6 +209,7 @@ impl Rx {
 
     /// Takes from the stream in `rx` what comes next, once it is where the
     /// application left off. A stream that is of no use any more is let go of.
+    #[inline]
     pub(super) fn poll_take<T>(
         rx: &mut Option<Self>,
         cx: &mut Context<'_>,
