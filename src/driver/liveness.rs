@@ -374,6 +374,22 @@ mod tests {
     }
 
     #[test]
+    fn without_an_interval_nobody_asks_until_something_is_written() {
+        for pipes in [true, false] {
+            let mut watched = Watched { pipes, ..Watched::new() };
+            watched.config.probe_interval(None);
+            assert_eq!(watched.look(), Probe(1));
+            watched.answered(1);
+            watched.now += 1_000 * SECOND;
+            assert_eq!((watched.look(), watched.liveness.deadline()), (Wait, None));
+            watched.written();
+            watched.at_deadline(QUIET, Probe(2));
+            watched.answered(2);
+            assert_eq!(watched.liveness.deadline(), None);
+        }
+    }
+
+    #[test]
     fn the_first_pipe_brings_the_next_probe_forward_and_no_pipe_does_not() {
         let mut watched = Watched { pipes: false, ..Watched::new() };
         assert_eq!(watched.look(), Probe(1));
