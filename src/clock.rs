@@ -74,3 +74,30 @@ pub(crate) async fn sleep(duration: Duration) {
 pub(crate) async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout_at(deadline, future).await.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_asleep_counts_as_time_awake_does() {
+        let began = Moment { at: now(), slept: Duration::from_secs(100) };
+        let (awake, asleep) = (Duration::from_secs(5), Duration::from_secs(3600));
+        let later = Moment { at: began.at + awake, slept: began.slept + asleep };
+        assert_eq!(later.since(began), awake + asleep);
+        assert_eq!(began.since(later), Duration::ZERO);
+        assert_eq!(began.since(began), Duration::ZERO);
+    }
+
+    /// The two clocks of the system are read one after the other; what comes between
+    /// them looks like sleep, and must not be taken for it.
+    #[test]
+    fn a_machine_that_is_awake_has_not_slept() {
+        let began = Moment::present(slept());
+        for _ in 0..1_000 {
+            let present = Moment::present(slept());
+            let apart = present.since(began).abs_diff(present.at - began.at);
+            assert!(apart < Duration::from_secs(1), "{apart:?}");
+        }
+    }
+}

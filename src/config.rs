@@ -351,6 +351,8 @@ pub struct ClientConfig {
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) addresses: Option<AddressHook>,
     pub(crate) sleep_check: Option<Duration>,
+    #[cfg(feature = "monitor")]
+    monitor: bool,
     pub(crate) environment: Environment,
 }
 
@@ -380,6 +382,8 @@ impl ClientConfig {
             local_ip: None,
             addresses: None,
             sleep_check: Some(Duration::from_secs(2)),
+            #[cfg(feature = "monitor")]
+            monitor: true,
             environment: Environment::default(),
         }
     }
@@ -455,6 +459,30 @@ impl ClientConfig {
     pub fn simulate(&mut self, world: Arc<dyn crate::simulation::World>) -> &mut Self {
         self.environment.world = Some(world);
         self
+    }
+
+    /// Whether to listen to the operating system for changes of addresses and routes,
+    /// for as long as there are sessions. Default: yes. What it says is taken as
+    /// [`Session::network_changed`](crate::Session::network_changed) is, a moment after
+    /// the last change, for each session whose packets would now take another way; where
+    /// the system does not tell about ways, for every session.
+    ///
+    /// Never required: if the system does not let us, a warning is logged, and a change
+    /// is noticed by its silence, or by the application.
+    #[cfg(feature = "monitor")]
+    pub fn monitor(&mut self, on: bool) -> &mut Self {
+        self.monitor = on;
+        self
+    }
+
+    /// A world in memory has no system that could tell.
+    #[cfg(feature = "monitor")]
+    pub(crate) fn has_monitor(&self) -> bool {
+        #[cfg(feature = "simulation")]
+        if self.environment.world.is_some() {
+            return false;
+        }
+        self.monitor
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {

@@ -57,6 +57,7 @@
 //! | `ring` | no | cryptography by ring; used if `aws-lc-rs` is off |
 //! | `self-signed` | yes | [`Identity::self_signed`] |
 //! | `platform-verifier` | no | `ClientTls::platform`: trust what the operating system trusts |
+//! | `monitor` | no | sessions move as soon as the operating system says that routes or addresses have changed: `ClientConfig::monitor` |
 //! | `simulation` | no | a world in memory in place of sockets, for deterministic tests; outside of semantic versioning |
 
 #![forbid(unsafe_code)]
@@ -92,6 +93,8 @@ mod id;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod misbehaved;
+#[cfg(feature = "monitor")]
+mod monitor;
 mod pipe;
 mod proto;
 #[cfg_attr(all(test, shuttle), path = "interleavings/quic.rs")]

@@ -270,7 +270,7 @@ impl Session {
 
     /// What happens to the link from now on.
     pub fn events(&self) -> Events {
-        Events(self.shared.events.subscribe())
+        Events::new(self.shared.events.subscribe())
     }
 
     /// What the session has done so far.

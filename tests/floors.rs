@@ -21,6 +21,8 @@ const SHELL: &[&str] = &[
     "driver/",
     "error.rs",
     "event.rs",
+    "monitor.rs",
+    "monitor/",
     "pipe/",
     "quic.rs",
     "quic/",
@@ -127,8 +129,14 @@ const RULES: &[Rule] = &[
     },
     Rule {
         places: &[""],
+        except: &["monitor/"],
+        words: &["netlink_sys::", "netlink_packet_core::", "netlink_packet_route::", "if_watch::"],
+        why: "only the monitor's systems name their crates",
+    },
+    Rule {
+        places: &[""],
         except: &["clock.rs"],
-        words: &["Instant::now()", "SystemTime::now()", "tokio::time::"],
+        words: &["Instant::now()", "SystemTime::now()", "tokio::time::", "boot_time::"],
         why: "only clock.rs reads time",
     },
     Rule {

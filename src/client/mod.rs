@@ -2,6 +2,8 @@
 
 mod dial;
 mod lookout;
+#[cfg(feature = "monitor")]
+mod network;
 mod retry;
 mod target;
 

@@ -243,9 +243,11 @@ fn an_endless_outage_costs_less_and_less() {
     let default = |config: &mut ClientConfig| {
         config.reconnect(ReconnectPolicy::default()).attempt_timeout(Duration::from_secs(10));
     };
-    let settings: [(&str, SessionConfig, fn(&mut ClientConfig), u64); 2] =
-        [("default", SessionConfig::default(), default, 3_000), ("battery", rare, battery, 200)];
-    for (name, session, change, bytes_at_last) in settings {
+    type Change = fn(&mut ClientConfig);
+    for (name, session, change, bytes_at_last) in [
+        ("default", SessionConfig::default(), default as Change, 3_000),
+        ("battery", rare, battery, 200),
+    ] {
         play(|world| async move {
             let road = Conditions { latency: LATENCY, ..Conditions::default() };
             world.network.pave(1, road, road);
@@ -271,7 +273,7 @@ fn an_endless_outage_costs_less_and_less() {
             }
             // Pauses are drawn: at last the rate stays what it is, but for chance.
             assert!(rates.is_sorted_by(|a, b| *a >= 0.7 * *b), "{name}: {rates:?}");
-            assert!(rates.last() < Some(&(bytes_at_last as f64)), "{name}: {rates:?}");
+            assert!(rates.last() < Some(&f64::from(bytes_at_last)), "{name}: {rates:?}");
             drop(pipe);
             ours.close(CloseCode::DONE, b"");
             theirs.close(CloseCode::DONE, b"");
