@@ -179,31 +179,17 @@ pub(crate) const EVENT_BACKLOG: usize = 64;
 /// Bounded: a receiver that falls more than 64 events behind gets
 /// [`SessionEvent::Lagged`] in place of the oldest.
 #[derive(Debug)]
-pub struct Events {
-    receiver: broadcast::Receiver<SessionEvent>,
-    /// The last one was given out. The channel itself lasts as long as any handle.
-    over: bool,
-}
+pub struct Events(pub(crate) broadcast::Receiver<SessionEvent>);
 
 impl Events {
-    pub(crate) fn new(receiver: broadcast::Receiver<SessionEvent>) -> Self {
-        Self { receiver, over: false }
-    }
-
     /// The next event; `None` after the session has ended and all were read.
     ///
     /// # Cancel safety
     ///
     /// No event is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<SessionEvent> {
-        if self.over {
-            return None;
-        }
-        match self.receiver.recv().await {
-            Ok(event) => {
-                self.over = matches!(event, SessionEvent::Closed { .. });
-                Some(event)
-            }
+        match self.0.recv().await {
+            Ok(event) => Some(event),
             Err(broadcast::error::RecvError::Lagged(missed)) => {
                 Some(SessionEvent::Lagged { missed })
             }

@@ -270,7 +270,7 @@ impl Session {
 
     /// What happens to the link from now on.
     pub fn events(&self) -> Events {
-        Events::new(self.shared.events.subscribe())
+        Events(self.shared.subscribe())
     }
 
     /// What the session has done so far.
@@ -320,10 +320,11 @@ pub(crate) struct SessionShared {
     /// The link has changed, or the driver is through. Beside the channel, which
     /// is for users: this one wakes those who wait in the order they came.
     changed: Notify,
-    events: broadcast::Sender<SessionEvent>,
+    /// Until the last event: who waits for more then hears that there is none.
+    events: Mutex<Option<broadcast::Sender<SessionEvent>>>,
     /// A pipe has arrived, or the session has ended.
     arrived: Notify,
-    /// Client: try again without waiting any longer.
+    /// Client: try again without waiting any longer, also in an attempt under way.
     pub(crate) redial: Notify,
     /// Client: another connection is wanted although this one works.
     is_moving: AtomicBool,
@@ -440,7 +441,7 @@ impl SessionShared {
             }),
             finished: AtomicBool::new(false),
             changed: Notify::new(),
-            events: broadcast::Sender::new(EVENT_BACKLOG),
+            events: Mutex::new(Some(broadcast::Sender::new(EVENT_BACKLOG))),
             arrived: Notify::new(),
             redial: Notify::new(),
             is_moving: AtomicBool::new(false),
@@ -580,8 +581,24 @@ impl SessionShared {
     }
 
     pub(crate) fn emit(&self, event: SessionEvent) {
-        // Nobody may be listening.
-        let _ = self.events.send(event);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = matches!(event, SessionEvent::Closed { .. });
+        if let Some(sender) = &*events {
+            // Nobody may be listening.
+            let _ = sender.send(event);
+        }
+        if last {
+            *events = None;
+        }
+    }
+
+    /// Events from now on; none, and the end of them, once the session has ended.
+    fn subscribe(&self) -> broadcast::Receiver<SessionEvent> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*events {
+            Some(sender) => sender.subscribe(),
+            None => broadcast::Sender::new(1).subscribe(),
+        }
     }
 
     /// Fences: after this no byte of the old connection is read or counted, and

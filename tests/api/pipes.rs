@@ -1,5 +1,6 @@
 //! Pipes while all is well, and across one drop.
 
+use evermux::{CloseCode, SessionEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fixture::{World, attached_after, detached, read_range, soon, write_range};
@@ -99,4 +100,20 @@ async fn what_a_pipe_carries_is_not_printed() {
     for printed in [format!("{pipe:?}"), format!("{client:?}")] {
         assert!(!printed.contains("secret") && printed.len() < 400, "{printed}");
     }
+}
+
+#[tokio::test]
+async fn events_end_with_the_session_also_for_who_holds_it() {
+    let world = World::new().await;
+    let (client, server) = world.session().await;
+    let mut events = client.events();
+    client.close(CloseCode::DONE, b"");
+    let error = soon("the end", client.closed()).await;
+    let mut last = None;
+    while let Some(event) = soon("the end of the events", events.next()).await {
+        last = Some(event);
+    }
+    assert!(matches!(&last, Some(SessionEvent::Closed { error: told, .. }) if *told == error));
+    assert_eq!(soon("none at all", client.events().next()).await, None);
+    soon("the end there", server.closed()).await;
 }
