@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::Target;
@@ -23,7 +24,8 @@ const ADDRESSES_MAX: usize = 8;
 /// Most dials in one attempt, renewals included.
 const DIALS_MAX: usize = 16;
 
-/// Connects to whichever address of `target` answers first.
+/// Connects to whichever address of `target` answers first. What was sent so far may
+/// have been in vain when `again` is notified: another dial begins at once.
 ///
 /// Once all addresses are being tried, one is tried again each `renewal`, from a fresh
 /// socket: QUIC's own repetitions of a lost first packet become rare quickly (RFC 9002
@@ -39,6 +41,7 @@ pub(super) async fn dial(
     deadline: Instant,
     last_rtt: Option<Duration>,
     renewal: Duration,
+    again: &Notify,
 ) -> Result<(Connection, Dialler), DialError> {
     let begun = clock::now();
     let timed_out =
@@ -61,6 +64,7 @@ pub(super) async fn dial(
                 Ok(Err(error)) => Step::Failed(error),
                 Err(_) => Step::Failed(timed_out()),
             },
+            () = again.notified() => Step::Start,
             () = clock::sleep_until(next_start) => Step::Start,
         };
         match step {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use target::{ParseTargetError, Target};
+use tokio::sync::Notify;
 
 use crate::clock::{self, Instant};
 use crate::code::LinkCode;
@@ -78,8 +79,9 @@ impl Client {
         let shared = &self.shared;
         let begun = clock::now();
         let deadline = begun + shared.config.attempt_timeout;
+        let renewal = shared.config.dial_interval;
         let (connection, dialler) =
-            shared.dial(&target, deadline, None, shared.config.dial_interval).await?;
+            shared.dial(&target, deadline, None, renewal, &Notify::new()).await?;
         let waited = shared.config.attempt_timeout;
         let timed_out = || DialError::TimedOut { target: target.to_string(), waited };
         let hello =
@@ -127,8 +129,9 @@ impl ClientShared {
         deadline: Instant,
         last_rtt: Option<Duration>,
         renewal: Duration,
+        again: &Notify,
     ) -> Result<(Connection, crate::quic::Dialler), DialError> {
-        dial::dial(&self.config, &self.quic, target, deadline, last_rtt, renewal).await
+        dial::dial(&self.config, &self.quic, target, deadline, last_rtt, renewal, again).await
     }
 }
 

@@ -140,13 +140,15 @@ impl Outage<'_> {
         attaches: &mpsc::Sender<Attach>,
         deadline: Instant,
     ) -> Result<(), DialError> {
-        let last_rtt = self.session.last_rtt();
+        // Of the connection that is suspect, or else of the one that was given up.
+        let last_rtt = self.session.rtt().or_else(|| self.session.last_rtt());
         let interval = self.client.config.dial_interval;
         let renewal = if self.lasted() < OLD { interval } else { interval.saturating_mul(5) };
+        let again = &self.session.redial;
         let (connection, dialler) = tokio::select! {
             biased;
             () = until_not_in_need(self.session) => return Ok(()),
-            dialled = self.client.dial(self.target, deadline, last_rtt, renewal) => dialled?,
+            dialled = self.client.dial(self.target, deadline, last_rtt, renewal, again) => dialled?,
         };
         let (outcome, told) = oneshot::channel();
         let dialled = Dialled { connection, dialler, deadline, outcome };

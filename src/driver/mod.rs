@@ -173,6 +173,10 @@ impl Driver {
             LinkEnd::Attach(_) => (DetachCause::Replaced, LinkCode::Replaced),
             LinkEnd::Ended(error) => return Err(error),
         };
+        if cause == DetachCause::PeerReset {
+            // Somebody is there again: what was dialled before was sent to nobody.
+            self.shared.redial.notify_one();
+        }
         self.fence(link, cause, code);
         Ok(())
     }

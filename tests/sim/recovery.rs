@@ -45,17 +45,24 @@ enum Fault {
     Nat,
     /// The NAT forgets everything and is away for so many seconds.
     Reboot(u64),
+    /// Nothing gets through for so many seconds, and then only what is new.
+    Cut(u64),
 }
 
 impl Fault {
     async fn strike(self, network: &Network) {
         let (ways, seconds): (&[Way], u64) = match &self {
-            Self::Outage(seconds) | Self::Reboot(seconds) => (&BOTH_WAYS, *seconds),
+            Self::Outage(seconds) | Self::Reboot(seconds) | Self::Cut(seconds) => {
+                (&BOTH_WAYS, *seconds)
+            }
             Self::OneWay(Way::Up, seconds) => (&[Way::Up], *seconds),
             Self::OneWay(Way::Down, seconds) => (&[Way::Down], *seconds),
             Self::Nat => (&[], 0),
         };
         ways.iter().for_each(|way| network.set_gate(1, *way, Gate::Closed));
+        if matches!(self, Self::Cut(_)) {
+            network.set_gate_of_sockets(1, Gate::Closed);
+        }
         if matches!(self, Self::Nat | Self::Reboot(_)) {
             network.renumber(1, false);
         }
@@ -287,4 +294,21 @@ fn the_first_bytes_after_a_resume_come_up_after_one_and_a_half_round_trips_and_d
     println!("round trips to the first byte up and down: {along:.2?}, without: {waiting:.2?}");
     assert!(along[0] < 1.6 && along[1] < 2.1, "{along:?}");
     assert!(waiting[0] > 2.4 && waiting[1] > 2.9, "{waiting:?}: it would make no difference");
+}
+
+/// A new connection is dialled again and again while nobody answers: by QUIC, which
+/// doubles its intervals, and from a fresh socket each second.
+#[test]
+fn where_only_a_new_connection_gets_through_the_next_dial_is_not_far() {
+    for traffic in [Traffic::Keys, Traffic::Upload, Traffic::Download] {
+        let mut took: Vec<Duration> = (0..12)
+            .map(|phase| {
+                let play = |world| recover(world, traffic, Fault::Cut(3), phase * 3);
+                world::run(phase, false, play).result.expect("it ends well")
+            })
+            .collect();
+        took.sort();
+        println!("{}", Row(traffic, Fault::Cut(3), took.clone()));
+        assert!(took.last() < Some(&Duration::from_millis(800)), "{traffic:?}: {took:?}");
+    }
 }
