@@ -289,8 +289,8 @@ impl Connection {
 #[derive(Clone, Debug)]
 pub(crate) struct Dialler {
     endpoint: quinn::Endpoint,
-    socket: Arc<dyn AsyncUdpSocket>,
     binding: Arc<Binding>,
+    kicks: u64,
 }
 
 /// How a client's socket was made, to make another like it.
@@ -317,26 +317,31 @@ impl Dialler {
         let config = quinn::EndpointConfig::default();
         let local = SocketAddr::new(local, 0);
         let socket = bind(environment, local, transport)?;
-        let endpoint = endpoint(environment, config, None, socket.clone())?;
+        let endpoint = endpoint(environment, config, None, socket)?;
         let (transport, environment) = (transport.clone(), environment.clone());
         let binding = Arc::new(Binding { local, transport, environment });
-        Ok(Self { endpoint, socket, binding })
+        Ok(Self { endpoint, binding, kicks: 0 })
     }
 
-    /// Has every connection send something right now, however long its loss timer
-    /// has backed off. The connection takes another connection id if it has one.
-    pub(crate) fn kick(&self) {
-        // To the same socket: nothing changes but that quinn pings.
-        let _ = self.endpoint.rebind_abstract(self.socket.clone());
+    /// Has the connection, which was dialled here, send something right now, however
+    /// long its loss timer has backed off.
+    ///
+    /// QUIC tells the peer of a window that has grown, by a byte. (A rebind to the same
+    /// socket would have it ping. But beside a stateless reset that is just arriving, a
+    /// rebind makes the endpoint panic: quinn-proto 0.11.19 takes a fresh connection id
+    /// for a connection that it has forgotten.)
+    pub(crate) fn kick(&mut self, connection: &Connection) {
+        self.kicks += 1;
+        let window = self.binding.transport.receive_window.saturating_add(self.kicks);
+        connection.0.set_receive_window(varint(window));
     }
 
     /// Moves to a fresh socket, and has every connection send something from there:
     /// a migration (RFC 9000 section 9). What still comes to the old socket is heard
     /// until something comes to the new one.
-    pub(crate) fn migrate(&mut self) -> io::Result<()> {
+    pub(crate) fn migrate(&self) -> io::Result<()> {
         let Binding { local, transport, environment } = &*self.binding;
-        self.socket = bind(environment, *local, transport)?;
-        self.endpoint.rebind_abstract(self.socket.clone())
+        self.endpoint.rebind_abstract(bind(environment, *local, transport)?)
     }
 
     pub(crate) async fn connect(

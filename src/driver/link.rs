@@ -172,10 +172,10 @@ impl Link {
     }
 
     /// Has QUIC send something now, whatever its timers and windows say.
-    fn kick(&self) {
+    fn kick(&mut self) {
         self.connection.expect_loss();
-        if let Some(dialler) = &self.dialler {
-            dialler.kick();
+        if let Some(dialler) = &mut self.dialler {
+            dialler.kick(&self.connection);
         }
     }
 
@@ -399,7 +399,7 @@ impl Driver {
     /// whether the server can be reached from there.
     fn migrate(&mut self, link: &mut Link) {
         let now = clock::now();
-        let Some(dialler) = &mut link.dialler else { return };
+        let Some(dialler) = &link.dialler else { return };
         if link.moved_at.is_some_and(|moved_at| now < moved_at + SETTLES) {
             return;
         }

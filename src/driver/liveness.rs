@@ -152,8 +152,7 @@ impl Liveness {
 
     /// The connection has moved to another socket, and QUIC has sent something from
     /// there: the link is suspect until that is answered. Kicks begin when the answer
-    /// is late: the first would end the hearing of the old socket. Returns the number to
-    /// ask with.
+    /// is late. Returns the number to ask with.
     pub(super) fn moved(&mut self, now: Instant, signs: Signs) -> u64 {
         self.heard = signs.acks;
         let answered = (2 * signs.rtt).clamp(ANSWERED_MIN, ANSWERED_MAX);
