@@ -207,7 +207,13 @@ impl PipeShared {
     pub(crate) fn on_ack(&self, offset: u64, done: bool) -> Result<Wants, PeerMisbehaved> {
         let mut guard = self.lock();
         let state = &mut *guard;
+        let before = state.core.send.sent();
         state.core.send.on_ack(offset, done)?;
+        if let Some(tx) = &mut state.tx {
+            // Read on the connection before, after it was measured (P-12): a pump is
+            // under way.
+            tx.filler += state.core.send.sent() - before;
+        }
         self.after_ack(state);
         Ok(self.wants(state))
     }

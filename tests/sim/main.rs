@@ -139,6 +139,10 @@ const FOUND: &[(u64, &str)] = &[
     (34, "a session that expired named another linger time than its own"),
     (59, "a round trip measured over a sleep put off all suspicion for minutes"),
     (80, "an ack for what was read in the middle of a handover was forgotten"),
+    (
+        129,
+        "an ack for what was read in the middle of a handover moved the replay ahead of its stream",
+    ),
     (194, "a stream nobody wanted any more left its pump waiting, and the pipe unfinished"),
     (357, "a send window of the whole connection starved the stream that was blocked first"),
 ];
