@@ -343,6 +343,11 @@ impl Network {
         self.lock().inboxes.extend(sockets.0);
     }
 
+    /// How long all machines have slept.
+    pub fn asleep(&self) -> Duration {
+        self.lock().asleep
+    }
+
     /// All machines sleep for so long, and their clocks with them.
     pub fn fall_asleep(&self, lasting: Duration) {
         self.trace.note(format_args!("asleep for {lasting:?}, and time stood still"));

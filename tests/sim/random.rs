@@ -391,7 +391,7 @@ impl Shared {
             pair.may_end(Cause::Forgotten);
         }
         let mut following = JoinSet::new();
-        following.spawn(follow(session.events(), side, id, self.world.trace.clone()));
+        following.spawn(follow(session.events(), side, id, self.world.clone()));
         // Both sides roll the same dice, and so know what the other will do.
         let mut dice = Dice(u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("16 bytes")));
         let goodbye = Goodbye::draw(&mut dice);

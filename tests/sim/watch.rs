@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::ledger::Process;
 use crate::trace::Trace;
+use crate::world::World;
 
 /// What a pipe may keep beyond the shared budgets (guarantees, "bounded").
 const PIPE_SHARE: u64 = 64 * 1024;
@@ -263,17 +264,19 @@ impl Watch {
 
 /// Checks what a side is told of its link, to the session's end; says how many
 /// times it was attached again.
-pub async fn follow(mut events: Events, side: Side, id: SessionId, trace: Trace) -> u64 {
+pub async fn follow(mut events: Events, side: Side, id: SessionId, world: World) -> u64 {
     let (mut attached, mut resumes) = (Some(Epoch::FIRST), 0);
     let mut last = Epoch::FIRST;
-    let mut since = Instant::now();
+    // Time asleep counts.
+    let now = || (Instant::now(), world.network.asleep());
+    let mut since = now();
     while let Some(event) = events.next().await {
-        trace.note(format_args!("{side:?} of {id}: {event:?}"));
+        world.trace.note(format_args!("{side:?} of {id}: {event:?}"));
         match event {
             SessionEvent::Attached { epoch, .. } => assert_eq!(epoch, Epoch::FIRST),
             SessionEvent::Detached { epoch, .. } => {
                 assert_eq!(attached, Some(epoch), "another connection was lost than was there");
-                (attached, since) = (None, Instant::now());
+                (attached, since) = (None, now());
             }
             SessionEvent::Resumed { epoch, .. } => {
                 assert_eq!(attached, None, "two connections at once");
@@ -284,7 +287,7 @@ pub async fn follow(mut events: Events, side: Side, id: SessionId, trace: Trace)
             SessionEvent::Lagged { missed, .. } => panic!("{missed} events missed"),
             SessionEvent::Closed { error, .. } => {
                 if let SessionError::Expired { linger } = error {
-                    let away = since.elapsed();
+                    let away = since.0.elapsed() + (world.network.asleep() - since.1);
                     assert!(away >= linger, "expired {away:?} after its link, not {linger:?}");
                 }
                 return resumes;

@@ -113,8 +113,7 @@ impl Stage {
         let bounds = Bounds { replay_capacity: 16 << 20, replay_budget: 64 << 20 };
         let mut following = JoinSet::new();
         let [pair, _] = [&ours, &theirs].map(|session| {
-            let trace = world.trace.clone();
-            following.spawn(follow(session.events(), session.side(), session.id(), trace));
+            following.spawn(follow(session.events(), session.side(), session.id(), world.clone()));
             world.watch.add(session, bounds)
         });
         Self { world: world.clone(), server, ours, theirs, pair, _client: client, following }
