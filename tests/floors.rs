@@ -29,6 +29,7 @@ const SHELL: &[&str] = &[
     "environment.rs",
     "simulation.rs",
     "session.rs",
+    "session/",
     "stats.rs",
     "tls.rs",
     "tls/",
@@ -92,7 +93,7 @@ const RULES: &[Rule] = &[
         why: "pipes know their host, not their session",
     },
     Rule {
-        places: &["session.rs"],
+        places: &["session.rs", "session/"],
         except: &[],
         words: &["crate::driver", "crate::control"],
         why: "the session's handles do not know their driver",

@@ -56,6 +56,7 @@ impl Lookout {
     }
 
     /// All sessions that have not ended.
+    #[cfg(feature = "monitor")]
     pub(super) fn sessions(&self) -> Vec<Arc<SessionShared>> {
         self.lock().live()
     }
