@@ -119,44 +119,41 @@ async fn greet(near: &mut BackedPipe, far: &mut BackedPipe) {
     near.reader().read(&mut [0]).await.expect("a live pipe");
 }
 
-fn pipes(count: usize) {
+/// Bytes with both ends, with the server alone, and once its sessions are detached,
+/// beyond what there was before.
+type Usage = [f64; 3];
+
+fn pipes(count: usize) -> Usage {
+    let before = settled();
     let stage = Stage::new();
     let (server, addr, pin) = stage.server();
     let client = stage.client(pin);
     let (ours, theirs) = stage.connect(&client, &server, addr);
-    let before = settled();
-    let mut open = Vec::with_capacity(count);
+    let (mut near, mut far) = (Vec::with_capacity(count), Vec::with_capacity(count));
     stage.servers.block_on(async {
         for _ in 0..count {
-            let mut near = ours.open_pipe("").expect("few enough");
-            let mut far = theirs.accept_pipe().await.expect("live").expect("a pipe");
-            greet(&mut near, &mut far).await;
-            open.push((near, far));
+            let mut ours = ours.open_pipe("").expect("few enough");
+            let mut theirs = theirs.accept_pipe().await.expect("live").expect("a pipe");
+            greet(&mut ours, &mut theirs).await;
+            near.push(ours);
+            far.push(theirs);
         }
     });
     let both = settled();
-    let (near, far): (Vec<_>, Vec<_>) = open.into_iter().unzip();
     drop((stage.clients, ours, client, near));
     let attached = settled();
     wait_detached(std::slice::from_ref(&theirs));
     let detached = settled();
-    let resident = resident();
     drop(far);
-    let each = |bytes: f64| bytes / count as f64;
-    println!(
-        "| {count} idle pipes, each | {:.0} | {:.0} | {:.0} | {resident:.0} |",
-        each(both - before) / 2.0,
-        each(attached - before),
-        each(detached - before),
-    );
     theirs.close(evermux::CloseCode::DONE, b"");
+    [both, attached, detached].map(|bytes| bytes - before)
 }
 
-fn sessions(count: usize) {
+fn sessions(count: usize) -> Usage {
+    let before = settled();
     let stage = Stage::new();
     let (server, addr, pin) = stage.server();
     let client = stage.client(pin);
-    let before = settled();
     let (mut near, mut far) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for _ in 0..count {
         let (ours, theirs) = stage.connect(&client, &server, addr);
@@ -168,26 +165,31 @@ fn sessions(count: usize) {
     let attached = settled();
     wait_detached(&far);
     let detached = settled();
-    let each = |bytes: f64| bytes / count as f64;
-    println!(
-        "| {count} idle sessions, each | {:.0} | {:.0} | {:.0} | {:.0} |",
-        each(both - before) / 2.0,
-        each(attached - before),
-        each(detached - before),
-        resident(),
-    );
     for session in far {
         session.close(evermux::CloseCode::DONE, b"");
+    }
+    [both, attached, detached].map(|bytes| bytes - before)
+}
+
+/// Prints what each of so many costs beyond what there is without any.
+fn print(what: &str, counts: [usize; 2], measure: fn(usize) -> Usage) {
+    let without = measure(0);
+    for count in counts {
+        let with = measure(count);
+        let each = |at: usize| (with[at] - without[at]) / count as f64;
+        let (both, attached, detached) = (each(0) / 2.0, each(1), each(2));
+        println!(
+            "| {count} idle {what} | {both:.0} | {attached:.0} | {detached:.0} | {:.0} |",
+            resident()
+        );
     }
 }
 
 fn main() {
-    println!("| what | both ends, half | server, attached | server, detached | RSS then, KiB |");
+    println!(
+        "| bytes of each of | both ends, half | server, attached | detached | RSS in all, KiB |"
+    );
     println!("|---|---|---|---|---|");
-    for count in [1_000, 10_000] {
-        pipes(count);
-    }
-    for count in [100, 400] {
-        sessions(count);
-    }
+    print("pipes", [1_000, 10_000], pipes);
+    print("sessions", [100, 400], sessions);
 }

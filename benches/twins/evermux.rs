@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ::evermux::{
     BackedReader, BackedWriter, Client, ClientConfig, ClientTls, CloseCode, CongestionControl,
-    Identity, Server, ServerConfig, ServerTls, Session, SessionConfig,
+    Identity, ReadError, Server, ServerConfig, ServerTls, Session, SessionConfig,
 };
 use bytes::Bytes;
 
@@ -98,7 +98,11 @@ impl Write for BackedWriter {
 
 impl Read for BackedReader {
     async fn read_chunk(&mut self, max: usize) -> Option<Bytes> {
-        Self::read_chunk(self, max).await.expect("a live pipe")
+        match Self::read_chunk(self, max).await {
+            // A writer that was dropped; quinn's would have been finished.
+            Err(ReadError::Reset { .. }) => None,
+            chunk => chunk.expect("a live pipe"),
+        }
     }
 
     async fn read_exact(&mut self, bytes: &mut [u8]) {
