@@ -10,8 +10,10 @@ compile_error!("the program evermux needs a Unix system; the library does not");
 
 mod agent;
 mod args;
+mod background;
 mod connect;
 mod control;
+mod doctor;
 mod endpoint;
 mod exit;
 mod forward;
@@ -34,6 +36,7 @@ mod signals;
 mod socket;
 mod socks;
 mod splice;
+mod ssh;
 mod ssh_config;
 mod status;
 mod stdio;
@@ -88,6 +91,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             println!("{}", keys::own_identity()?.fingerprint());
             Ok(done)
         }
+        Command::Agent(args) if args.background => background::run().map(|()| done),
         Command::Completions { shell } => shell::completions(shell).map(|()| done),
         Command::Man => shell::man().map(|()| done),
         command => {
@@ -109,7 +113,14 @@ async fn run_async(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(args) => status::status(args).await?,
         Command::Kill(args) => status::kill(args).await?,
         Command::Ping(args) => ping::run(args).await?,
-        _ => {}
+        Command::Doctor(args) => doctor::run(args).await?,
+        Command::Ssh(args) => return ssh::run(args).await,
+        // Not for a runtime: done in `run`.
+        Command::Link(_)
+        | Command::SshConfig(_)
+        | Command::Key
+        | Command::Completions { .. }
+        | Command::Man => {}
     }
     Ok(ExitCode::SUCCESS)
 }
