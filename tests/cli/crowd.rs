@@ -53,8 +53,12 @@ fn five_hundred_short_connections_a_second_leave_nothing_behind() {
     let took = begun.elapsed();
     let rate = (RATE * seconds) as f64 / took.as_secs_f64();
     let memory = processes.map(|process| memory_kib(process));
-    println!("{} connections, {rate:.0} a second; memory agent {} KiB, forward {} KiB",
-        RATE * seconds, memory[0], memory[1]);
+    println!(
+        "{} connections, {rate:.0} a second; memory agent {} KiB, forward {} KiB",
+        RATE * seconds,
+        memory[0],
+        memory[1]
+    );
 
     // The last ones may still be on their way out.
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -75,12 +75,26 @@ pub struct Process {
 struct Said {
     lines: Mutex<Vec<String>>,
     more: Condvar,
+    /// Outputs that have ended.
+    ended: AtomicU32,
+}
+
+impl Said {
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Process {
     pub fn start(command: &mut Command) -> Self {
+        Self::start_with(command, |_| {})
+    }
+
+    /// As [`start`](Self::start); `take` may take its standard input.
+    pub fn start_with(command: &mut Command, take: impl FnOnce(&mut Child)) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        take(&mut child);
         let said = Arc::new(Said::default());
         let stdout = child.stdout.take().map(|output| listen(output, said.clone()));
         let stderr = child.stderr.take().map(|output| listen(output, said.clone()));
@@ -94,20 +108,21 @@ impl Process {
     /// Waits for a line that has `text` in it.
     pub fn wait_for(&self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.said.lines.lock().unwrap();
+        let mut lines = self.said.lines();
         loop {
             if let Some(line) = lines.iter().find(|line| line.contains(text)) {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{text:?} was never said, only {:#?}", *lines);
+            let over = left.is_zero() || self.said.ended.load(Ordering::Relaxed) == 2;
+            assert!(!over, "{text:?} was never said, only {:#?}", *lines);
             lines = self.said.more.wait_timeout(lines, left).unwrap().0;
         }
     }
 
     /// Everything that was printed so far.
     pub fn said(&self) -> String {
-        self.said.lines.lock().unwrap().join("\n")
+        self.said.lines().join("\n")
     }
 
     /// Waits for its end.
@@ -138,9 +153,13 @@ impl Drop for Process {
 fn listen(output: impl Read + Send + 'static, said: Arc<Said>) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            said.lines.lock().unwrap().push(line);
+            said.lines().push(line);
             said.more.notify_all();
         }
+        // Under the lock: who waits looks at both.
+        let _lines = said.lines();
+        said.ended.fetch_add(1, Ordering::Relaxed);
+        said.more.notify_all();
     })
 }
 
@@ -302,9 +321,6 @@ impl Storm {
         });
         Self { relay, over, raging: Some(raging) }
     }
-
-    /// Fair weather again.
-    pub fn end(self) {}
 }
 
 fn rage(relay: &Relay, over: &AtomicBool) {

@@ -9,7 +9,10 @@ mod crowd;
 mod errors;
 mod everyday;
 mod fixture;
+mod git;
 mod links;
+mod openssh;
 mod outages;
 #[path = "../../examples/relay/mod.rs"]
 mod relay;
+mod rsync;

@@ -64,7 +64,7 @@ fn an_outage_is_told_once_and_its_end_too() {
     }
     let said = forward.said();
     assert_eq!(said.matches("no contact").count(), 1, "{said}");
-    assert_eq!(said.matches("is back").count(), 1, "{said}");
+    assert_eq!(said.matches("is back after").count(), 1, "{said}");
 }
 
 #[test]

@@ -161,8 +161,12 @@ impl Process {
     }
 }
 
-/// Asks every process of this user that has a control socket.
-pub async fn ask_all(question: &Question) -> Result<Vec<Answer>, Failure> {
+/// Asks the processes of this user that have a control socket, agents first, until
+/// an answer is `enough`.
+pub async fn ask(
+    question: &Question,
+    enough: impl Fn(&Answer) -> bool,
+) -> Result<Vec<Answer>, Failure> {
     let dir = places::control()?;
     let entries = match std::fs::read_dir(&dir) {
         Ok(entries) => entries,
@@ -174,7 +178,10 @@ pub async fn ask_all(question: &Question) -> Result<Vec<Answer>, Failure> {
     paths.sort();
     let mut answers = Vec::new();
     for path in paths {
-        match tokio::time::timeout(ANSWER_WITHIN, ask(&path, question)).await {
+        if answers.last().is_some_and(&enough) {
+            break;
+        }
+        match tokio::time::timeout(ANSWER_WITHIN, ask_one(&path, question)).await {
             Ok(Ok(answer)) => answers.push(answer),
             // Left over by a process that was killed.
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -187,7 +194,7 @@ pub async fn ask_all(question: &Question) -> Result<Vec<Answer>, Failure> {
     Ok(answers)
 }
 
-async fn ask(path: &Path, question: &Question) -> io::Result<Answer> {
+async fn ask_one(path: &Path, question: &Question) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(path).await?;
     let mut line = serde_json::to_vec(question).map_err(io::Error::other)?;
     line.push(b'\n');

@@ -16,7 +16,7 @@ use crate::exit::{Code, Failure};
 use crate::known_links;
 use crate::log::TOLD;
 use crate::request::{NoAnswer, Reason, Refusal, Request, answer, read_answer};
-use crate::serve::echo;
+use crate::serve::{break_off, echo};
 use crate::sessions::Sessions;
 use crate::signals;
 use crate::socket::{Listener, Socket};
@@ -54,12 +54,14 @@ pub async fn run(args: ForwardArgs) -> Result<(), Failure> {
     let sessions = Arc::new(Sessions::default());
     let _listed = sessions.list(agent.session.clone());
     let _control = Control::open(Role::Forward, agent.address.clone(), sessions)?;
+    let mut accepting = JoinSet::new();
     let outcome = tokio::select! {
         asked = end => asked,
         failure = agent.lost() => Err(failure),
-        outcome = forward(&agent, listeners, args.reverse) => outcome,
+        outcome = forward(&agent, listeners, args.reverse, &mut accepting) => outcome,
     };
     agent.leave().await;
+    while accepting.join_next().await.is_some() {}
     outcome
 }
 
@@ -78,6 +80,7 @@ async fn forward(
     agent: &Agent,
     listeners: Vec<(Listener, Service)>,
     reverse: Vec<Forward>,
+    accepting: &mut JoinSet<()>,
 ) -> Result<(), Failure> {
     let mut targets = HashMap::new();
     let mut held = JoinSet::new();
@@ -92,7 +95,6 @@ async fn forward(
         targets.insert(pipe.id().index(), target);
         held.spawn(until_it_ends(pipe, listen));
     }
-    let mut accepting = JoinSet::new();
     for (listener, service) in listeners {
         if let Ok(at) = listener.endpoint() {
             match &service {
@@ -127,11 +129,13 @@ async fn until_it_ends(mut pipe: BackedPipe, listen: Endpoint) -> Failure {
     Failure::new(Code::Unavailable, text)
 }
 
-/// Takes the connections of a listener here.
+/// Takes the connections of a listener here, until the session ends.
 async fn accept(agent: Agent, listener: Listener, service: Service) {
     let mut connections = JoinSet::new();
+    let mut ended = std::pin::pin!(agent.session.closed());
     loop {
         tokio::select! {
+            _ = &mut ended => break,
             accepted = listener.accept() => match accepted {
                 Ok(socket) => {
                     connections.spawn(serve(agent.clone(), socket, service.clone()));
@@ -146,6 +150,7 @@ async fn accept(agent: Agent, listener: Listener, service: Service) {
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
         }
     }
+    break_off(connections).await;
 }
 
 async fn serve(agent: Agent, mut socket: Socket, service: Service) {

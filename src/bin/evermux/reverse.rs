@@ -5,7 +5,6 @@
 //! pipes. A client that comes back in another process finds its port taken by its
 //! own former session: if that does not answer any more, the newcomer takes over.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,39 +29,52 @@ const FREE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Who listens where.
 #[derive(Debug, Default)]
-pub struct Listeners(Mutex<HashMap<String, Arc<Holder>>>);
+pub struct Listeners(Mutex<Vec<Arc<Holder>>>);
 
-/// The session that an address belongs to.
+/// Whose an address is.
 #[derive(Debug)]
 struct Holder {
+    at: Endpoint,
     session: Session,
     evicted: Notify,
     gone: Notify,
 }
 
 impl Listeners {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Holder>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Holder>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn holder(&self, at: &Endpoint) -> Option<Arc<Holder>> {
-        self.lock().get(&at.to_string()).cloned()
+    /// Those who may stand in the way of a listener there.
+    fn holders(&self, at: &Endpoint) -> Vec<Arc<Holder>> {
+        let in_the_way = |holder: &&Arc<Holder>| match (&holder.at, at) {
+            // Whatever the address is called: the port is the same.
+            (Endpoint::Tcp { port: held, .. }, Endpoint::Tcp { port, .. }) => held == port,
+            (held, at) => held == at,
+        };
+        self.lock().iter().filter(in_the_way).cloned().collect()
     }
 }
 
-/// Takes its holder out of the table when dropped.
+/// Takes its holder off the list when dropped.
 struct Place<'a> {
     listeners: &'a Listeners,
-    at: String,
     holder: Arc<Holder>,
+}
+
+impl<'a> Place<'a> {
+    fn new(listeners: &'a Listeners, at: Endpoint, session: &Session) -> Self {
+        let session = session.clone();
+        let holder = Holder { at, session, evicted: Notify::new(), gone: Notify::new() };
+        let holder = Arc::new(holder);
+        listeners.lock().push(holder.clone());
+        Self { listeners, holder }
+    }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut table = self.listeners.lock();
-        if table.get(&self.at).is_some_and(|holder| Arc::ptr_eq(holder, &self.holder)) {
-            table.remove(&self.at);
-        }
+        self.listeners.lock().retain(|holder| !Arc::ptr_eq(holder, &self.holder));
         self.holder.gone.notify_one();
     }
 }
@@ -76,13 +88,10 @@ pub async fn listen(
     writer: &mut BackedWriter,
 ) -> Result<(), Refusal> {
     let listener = bind(session, rules, at).await?;
-    let bound = listener.endpoint().map_or_else(|_| at.to_string(), |bound| bound.to_string());
-    let holder =
-        Arc::new(Holder { session: session.clone(), evicted: Notify::new(), gone: Notify::new() });
-    rules.listeners.lock().insert(at.to_string(), holder.clone());
-    // After the listener: it is dropped first, so that who waits for the place
-    // finds the address free.
-    let place = Place { listeners: &rules.listeners, at: at.to_string(), holder };
+    let at = listener.endpoint().unwrap_or_else(|_| at.clone());
+    let bound = at.to_string();
+    let place = Place::new(&rules.listeners, at, session);
+    // Dropped before the place: who waits for that finds the address free.
     let listener = listener;
     if answer(writer, Ok(&bound)).await.is_err() {
         return Ok(());
@@ -154,18 +163,22 @@ fn cannot_listen(at: &Endpoint, error: &io::Error) -> Refusal {
 }
 
 /// Frees the address if it is held by a former session of the same client that
-/// does not answer any more.
+/// does not answer any more. Whether it is free may then be tried.
 async fn evict_a_dead_holder(session: &Session, rules: &Rules, at: &Endpoint) -> bool {
-    let Some(holder) = rules.listeners.holder(at) else { return false };
-    if holder.session.peer().is_none() || holder.session.peer() != session.peer() {
-        return false;
+    let mut freed = false;
+    for holder in rules.listeners.holders(at) {
+        if holder.session.peer().is_none() || holder.session.peer() != session.peer() {
+            continue;
+        }
+        if tokio::time::timeout(ALIVE_WITHIN, answers(&holder.session)).await.unwrap_or(false) {
+            continue;
+        }
+        let (newcomer, former) = (session.id(), holder.session.id());
+        tracing::info!(target: TOLD, "{newcomer} takes {at} over from {former}");
+        holder.evicted.notify_one();
+        freed |= tokio::time::timeout(FREE_WITHIN, holder.gone.notified()).await.is_ok();
     }
-    if tokio::time::timeout(ALIVE_WITHIN, answers(&holder.session)).await.unwrap_or(false) {
-        return false;
-    }
-    tracing::info!(target: TOLD, "{} takes {at} over from {}", session.id(), holder.session.id());
-    holder.evicted.notify_one();
-    tokio::time::timeout(FREE_WITHIN, holder.gone.notified()).await.is_ok()
+    freed
 }
 
 /// Whether the client of this session is there.

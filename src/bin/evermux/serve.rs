@@ -22,6 +22,10 @@ use crate::splice::{Answer, splice};
 /// waited for two minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long connections may take to break off. One that still waits for its target
+/// has nobody to tell.
+const BREAK_OFF_WITHIN: Duration = Duration::from_secs(1);
+
 /// What clients may do, and who listens for whom.
 #[derive(Debug)]
 pub struct Rules {
@@ -42,11 +46,21 @@ pub async fn serve(session: &Session, rules: &Arc<Rules>) -> SessionError {
                 Ok(Some(pipe)) => {
                     pipes.spawn(serve_pipe(session.clone(), pipe, rules.clone()));
                 }
-                Ok(None) | Err(_) => return session.closed().await,
+                Ok(None) | Err(_) => break,
             },
             Some(_) = pipes.join_next(), if !pipes.is_empty() => {}
         }
     }
+    let error = session.closed().await;
+    break_off(pipes).await;
+    error
+}
+
+/// The session has ended: each connection breaks off by itself, so that its program
+/// here sees an error, not an end.
+pub async fn break_off(mut connections: JoinSet<()>) {
+    let all = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(BREAK_OFF_WITHIN, all).await;
 }
 
 async fn serve_pipe(session: Session, pipe: BackedPipe, rules: Arc<Rules>) {

@@ -117,7 +117,11 @@ async fn bootstrap(args: &SshArgs, line: &Line) -> Result<Option<Bootstrapped>, 
         .ssh(&args.ssh, &script)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .output()
+        // Its questions and complaints are for the user.
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(|error| no_ssh(&args.ssh, &error))?
+        .wait_with_output()
         .await
         .map_err(|error| no_ssh(&args.ssh, &error))?;
     if output.status.code() == Some(NOT_FOUND) {
@@ -304,7 +308,10 @@ mod tests {
         let link = format!("evermux://10.0.0.1:4000/{}/{}", "ab".repeat(32), "cd".repeat(32));
         let output = format!("Welcome!\nno newline: {MARKER} {link} 10.0.0.1:22\nbye\n");
         let found = find_link(&output).unwrap().unwrap();
-        assert_eq!((found.link.address.as_str(), found.target.as_str()), ("10.0.0.1:4000", "10.0.0.1:22"));
+        assert_eq!(
+            (found.link.address.as_str(), found.target.as_str()),
+            ("10.0.0.1:4000", "10.0.0.1:22")
+        );
         assert!(find_link("Welcome!\n").unwrap().is_none());
         assert!(find_link(&format!("{MARKER} {link}\n")).is_err());
     }

@@ -5,14 +5,14 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::args::{KillArgs, StatusArgs};
-use crate::control::{Answer, ProcessStatus, Question, Role, ask_all};
+use crate::control::{Answer, ProcessStatus, Question, Role, ask};
 use crate::exit::{Code, Failure};
 use crate::log::TOLD;
 use crate::sessions::{Link, SessionStatus};
 
 pub async fn status(args: StatusArgs) -> Result<(), Failure> {
     let mut processes = Vec::new();
-    for answer in ask_all(&Question::Status).await? {
+    for answer in ask(&Question::Status, |_| false).await? {
         match answer {
             Answer::Status(process) => processes.push(process),
             Answer::Wrong(wrong) => tracing::warn!(target: TOLD, "{wrong}"),
@@ -116,7 +116,9 @@ pub async fn kill(args: KillArgs) -> Result<(), Failure> {
         return Err(Failure::new(Code::Usage, text));
     }
     let mut killed = None;
-    for answer in ask_all(&Question::Kill(start)).await? {
+    // Once: where both ends run here, the agent's tells the other why.
+    let done = |answer: &Answer| matches!(answer, Answer::Killed(Some(_)));
+    for answer in ask(&Question::Kill(start), done).await? {
         match answer {
             Answer::Killed(id) => killed = killed.or(id),
             Answer::Wrong(wrong) => return Err(Failure::new(Code::Usage, wrong)),
