@@ -54,7 +54,6 @@ const RULES: &[Rule] = &[
         ],
         why: "the program uses the library as anybody would: only `evermux::` names",
     },
-
     Rule {
         places: VOCABULARY,
         except: &[],

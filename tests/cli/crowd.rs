@@ -30,7 +30,7 @@ fn five_hundred_short_connections_a_second_leave_nothing_behind() {
     // What a process needs for its first guests stays with it.
     (0..50).for_each(visit);
     let processes = [&world.agent, &forward];
-    let before = processes.map(|process| descriptors(process));
+    let before = processes.map(descriptors);
     let begun = Instant::now();
     let next = Arc::new(AtomicU64::new(0));
     let visitors: Vec<_> = (0..16)
@@ -52,7 +52,7 @@ fn five_hundred_short_connections_a_second_leave_nothing_behind() {
     visitors.into_iter().for_each(|visitor| visitor.join().unwrap());
     let took = begun.elapsed();
     let rate = (RATE * seconds) as f64 / took.as_secs_f64();
-    let memory = processes.map(|process| memory_kib(process));
+    let memory = processes.map(memory_kib);
     println!(
         "{} connections, {rate:.0} a second; memory agent {} KiB, forward {} KiB",
         RATE * seconds,
@@ -62,11 +62,12 @@ fn five_hundred_short_connections_a_second_leave_nothing_behind() {
 
     // The last ones may still be on their way out.
     let deadline = Instant::now() + Duration::from_secs(10);
-    while processes.map(|process| descriptors(process)) > before && Instant::now() < deadline {
+    let mut after = processes.map(descriptors);
+    while after.iter().zip(before).any(|(after, before)| *after > before) {
+        assert!(Instant::now() < deadline, "{before:?}, then {after:?}");
         thread::sleep(Duration::from_millis(50));
+        after = processes.map(descriptors);
     }
-    let after = processes.map(|process| descriptors(process));
-    assert!(after[0] <= before[0] && after[1] <= before[1], "{before:?}, then {after:?}");
     for memory in memory {
         assert!(memory < 64 * 1024, "{memory} KiB");
     }

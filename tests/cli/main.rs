@@ -13,6 +13,7 @@ mod git;
 mod links;
 mod openssh;
 mod outages;
+mod pace;
 #[path = "../../examples/relay/mod.rs"]
 mod relay;
 mod rsync;

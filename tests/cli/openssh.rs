@@ -42,8 +42,10 @@ impl Sshd {
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {shown}/host\nPidFile none\n\
              AuthorizedKeysFile {shown}/user.pub\nStrictModes no\nUsePAM no\n\
              PasswordAuthentication no\nAllowAgentForwarding yes\nMaxStartups 100\n\
-             AcceptEnv EVERMUX_*\nSubsystem sftp internal-sftp\n"
+             Subsystem sftp internal-sftp\nSetEnv HOME={shown}/home\n"
         );
+        // Whatever is done there leaves the home of the tester alone.
+        fs::create_dir_all(home.join("home")).unwrap();
         fs::write(home.join("sshd_config"), config).unwrap();
         let host = fs::read_to_string(home.join("host.pub")).unwrap();
         fs::write(home.join("known_hosts"), format!("evermux-test {host}")).unwrap();
@@ -55,7 +57,7 @@ impl Sshd {
     }
 
     /// ssh's options to get there without `evermux`.
-    fn identity(&self) -> Vec<String> {
+    pub fn identity(&self) -> Vec<String> {
         let shown = self.dir.display();
         let user = std::env::var("USER").unwrap_or_else(|_| "root".into());
         let options = [
@@ -236,17 +238,19 @@ fn evermux_ssh_starts_its_own_agent_and_leaves_none_behind() {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(5), "{errors}");
     assert!(output.stdout.starts_with(b"hello\n"), "{errors}");
-    until_no_agent_runs_once();
+    until_no_agent_runs_once(&sshd);
 }
 
-/// Agents of this test's user that serve one session.
-fn until_no_agent_runs_once() {
+/// The agents that this sshd's clients have started end with their sessions.
+fn until_no_agent_runs_once(sshd: &Sshd) {
     let deadline = Instant::now() + PATIENCE;
-    let runs_once = |entry: fs::DirEntry| {
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).into_owned();
-        line.starts_with(EVERMUX) && line.contains("--once")
+    let home = format!("HOME={}/home", sshd.dir.display());
+    let has = |entry: &fs::DirEntry, file: &str, word: &str| {
+        let text = fs::read(entry.path().join(file)).unwrap_or_default();
+        text.split(|byte| *byte == 0).any(|part| part == word.as_bytes())
     };
+    let runs_once =
+        |entry: fs::DirEntry| has(&entry, "cmdline", "--once") && has(&entry, "environ", &home);
     while fs::read_dir("/proc").unwrap().flatten().any(runs_once) {
         assert!(Instant::now() < deadline, "an agent is left behind");
         std::thread::sleep(Duration::from_millis(50));
@@ -263,6 +267,20 @@ fn evermux_ssh_says_how_to_install_what_is_not_there() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("cargo install evermux --features cli"), "{said}");
     assert!(said.contains("--upload"), "{said}");
+}
+
+#[test]
+fn evermux_ssh_brings_itself_along_if_it_may() {
+    let world = World::new(&[]);
+    let Some(sshd) = Sshd::start(&world.dir) else { return };
+    let mut ssh = evermux_ssh(&world, &sshd, &["--upload"], "evermux");
+    let output = succeed(ssh.arg("echo arrived"), b"");
+    assert_eq!(output, b"arrived\n");
+    assert!(sshd.dir.join("home/.local/bin/evermux").is_file());
+    // Now it is there.
+    let mut ssh = evermux_ssh(&world, &sshd, &[], "evermux");
+    assert_eq!(succeed(ssh.arg("echo again"), b""), b"again\n");
+    until_no_agent_runs_once(&sshd);
 }
 
 #[test]
