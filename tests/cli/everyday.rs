@@ -194,12 +194,30 @@ fn control_sockets_are_for_their_owner_and_gone_in_the_end() {
     assert_eq!(mode(&dir), 0o700);
     let socket = dir.join(format!("agent-{}.sock", world.agent.pid()));
     assert_eq!(mode(&socket), 0o600);
-    for name in ["agent.pem", "link-secret"] {
+    for name in ["agent.pem", "link-secret", "link"] {
         assert_eq!(mode(&world.dir.join("state").join(name)), 0o600);
     }
     world.agent.signal("-TERM");
     assert!(world.agent.wait().success());
     assert!(!socket.exists());
+}
+
+#[test]
+fn systemd_is_told_when_an_agent_listens() {
+    let dir = crate::fixture::Dir::new();
+    let path = dir.join("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(crate::fixture::PATIENCE)).unwrap();
+    let state = dir.join("state");
+    let mut command = crate::fixture::evermux(&dir, &["agent", "--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &path).env("STATE_DIRECTORY", &state);
+    let agent = Process::start(&mut command);
+    let mut buf = [0; 100];
+    let len = systemd.recv(&mut buf).unwrap();
+    assert_eq!(&buf[..len], b"READY=1\n");
+    // Its standard output would be a journal: the link is here as well.
+    let link = fs::read_to_string(state.join("link")).unwrap();
+    assert_eq!(link.trim(), agent.wait_for("evermux://"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! `EVERMUX_CLI_FULL=1 cargo test --release --features cli --test cli -- --nocapture`.
 
 mod crowd;
+mod curl;
 mod errors;
 mod everyday;
 mod fixture;

@@ -1,6 +1,7 @@
 //! The agent: listens for clients, and serves their sessions.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::policy::{Pattern, Policy};
 use crate::reverse::Listeners;
 use crate::serve::{Rules, serve};
 use crate::sessions::Sessions;
-use crate::{keys, places, signals};
+use crate::{keys, places, private_file, signals};
 
 /// Where an agent listens if nobody says otherwise.
 const PORT: u16 = 4433;
@@ -54,13 +55,15 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
     let _control = Control::open(Role::Agent, local.to_string(), sessions.clone())?;
 
     let link = Link { address: advertised(&args, ssh.as_ref(), local), pin, secret: Some(secret) };
+    if let Some(state) = state(&args)? {
+        // For services, whose standard output is a journal that others read.
+        private_file::write(&state.join("link"), &format!("{}\n", *link.to_text()))?;
+    }
     println!("{}", *link.to_text());
-    let about = (&rules.connect, &rules.listen);
+    let (connect, listen) = (&rules.connect, &rules.listen);
     tracing::info!(
         target: TOLD,
-        "listening on UDP {local}; clients may connect to: {}; may listen on: {}",
-        about.0,
-        about.1
+        "listening on UDP {local}; clients may connect to: {connect}; may listen on: {listen}"
     );
     ready();
     let outcome = tokio::select! {
@@ -73,12 +76,19 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
 
 /// Who the agent is, and the secret of its link.
 fn identity(args: &AgentArgs) -> Result<(Identity, Secret), Failure> {
-    if args.once && args.state.is_none() {
-        // Nothing is left behind.
-        return Ok((keys::new_identity()?, Secret::random()?));
+    match state(args)? {
+        Some(state) => Ok((keys::agent_identity(&state)?, keys::link_secret(&state)?)),
+        None => Ok((keys::new_identity()?, Secret::random()?)),
     }
-    let state = args.state.clone().map_or_else(places::state, Ok)?;
-    Ok((keys::agent_identity(&state)?, keys::link_secret(&state)?))
+}
+
+/// Where the agent keeps its key; `None` if nothing is to be left behind.
+fn state(args: &AgentArgs) -> Result<Option<PathBuf>, Failure> {
+    match &args.state {
+        Some(state) => Ok(Some(state.clone())),
+        None if args.once => Ok(None),
+        None => places::state().map(Some),
+    }
 }
 
 fn bind(args: &AgentArgs, ssh: Option<&SshConnection>, tls: ServerTls) -> Result<Server, Failure> {
