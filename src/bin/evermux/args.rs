@@ -29,6 +29,21 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// The options about messages, for another `evermux` that says them for us.
+    pub fn message_options(&self) -> Vec<&'static str> {
+        let mut options = Vec::new();
+        if self.quiet {
+            options.push("--quiet");
+        }
+        options.extend(std::iter::repeat_n("--verbose", self.verbose.into()));
+        if self.log_format == Format::Json {
+            options.push("--log-format=json");
+        }
+        options
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Let clients in, and connect them to services here.

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Err(answer) => return answer,
     };
     log::start(cli.quiet, cli.verbose, cli.log_format);
-    match run(cli.command) {
+    match run(cli) {
         Ok(code) => code,
         Err(failure) => {
             let code = failure.code as u8;
@@ -82,9 +82,10 @@ fn command() -> clap::Command {
     Cli::command().version(format!("{program} (protocol {protocol})"))
 }
 
-fn run(command: Command) -> Result<ExitCode, Failure> {
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let done = ExitCode::SUCCESS;
-    match command {
+    let message_options = cli.message_options();
+    match cli.command {
         Command::Link(command) => link_command::run(command).map(|()| done),
         Command::SshConfig(args) => ssh_config::run(&args).map(|()| done),
         Command::Key => {
@@ -95,9 +96,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Completions { shell } => shell::completions(shell).map(|()| done),
         Command::Man => shell::man().map(|()| done),
         command => {
+            // What has to wait for the network, signals or other processes.
             let runtime = tokio::runtime::Runtime::new()
                 .map_err(|error| Failure::new(Code::System, format!("no runtime: {error}")))?;
-            let outcome = runtime.block_on(run_async(command));
+            let outcome = runtime.block_on(run_async(command, &message_options));
             // A thread may still wait for standard input.
             runtime.shutdown_background();
             outcome
@@ -105,7 +107,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     }
 }
 
-async fn run_async(command: Command) -> Result<ExitCode, Failure> {
+async fn run_async(command: Command, message_options: &[&str]) -> Result<ExitCode, Failure> {
     match command {
         Command::Agent(args) => agent::run(args).await?,
         Command::Forward(args) => forward::run(args).await?,
@@ -114,7 +116,7 @@ async fn run_async(command: Command) -> Result<ExitCode, Failure> {
         Command::Kill(args) => status::kill(args).await?,
         Command::Ping(args) => ping::run(args).await?,
         Command::Doctor(args) => doctor::run(args).await?,
-        Command::Ssh(args) => return ssh::run(args).await,
+        Command::Ssh(args) => return ssh::run(args, message_options).await,
         // Not for a runtime: done in `run`.
         Command::Link(_)
         | Command::SshConfig(_)

@@ -39,7 +39,7 @@ pub async fn report(mut events: Events, link: watch::Receiver<LinkState>, addres
                 outage.get_or_insert_with(|| Outage::since(last_contact(&link)));
             }
             Some(SessionEvent::Detached { cause, .. }) => {
-                let outage = outage.get_or_insert_with(|| Outage::since(Instant::now()));
+                let outage = outage.get_or_insert_with(|| Outage::since(last_contact(&link)));
                 outage.reason = cause.to_string();
             }
             Some(SessionEvent::Resuming { attempt, last, .. }) => {
@@ -63,8 +63,9 @@ pub async fn report(mut events: Events, link: watch::Receiver<LinkState>, addres
 
 fn last_contact(link: &watch::Receiver<LinkState>) -> Instant {
     match &*link.borrow() {
-        LinkState::Suspect { last_contact, .. } => (*last_contact).into(),
-        LinkState::Detached { since, .. } => (*since).into(),
+        LinkState::Suspect { last_contact, .. } | LinkState::Detached { last_contact, .. } => {
+            (*last_contact).into()
+        }
         _ => Instant::now(),
     }
 }

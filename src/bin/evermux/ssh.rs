@@ -36,7 +36,7 @@ const FOR_THE_SESSION: &str = "fNnsTtG";
 const PATH: &str = "PATH=\"$HOME/.local/bin:$HOME/.cargo/bin:$PATH\"";
 
 /// Runs ssh, and ends as it does.
-pub async fn run(args: SshArgs) -> Result<ExitCode, Failure> {
+pub async fn run(args: SshArgs, message_options: &[&str]) -> Result<ExitCode, Failure> {
     let line = Line::parse(&args.words)?;
     let mut bootstrapped = bootstrap(&args, &line).await?;
     if bootstrapped.is_none() && args.upload {
@@ -65,7 +65,7 @@ pub async fn run(args: SshArgs) -> Result<ExitCode, Failure> {
     let _interrupts = tokio::signal::unix::signal(SignalKind::interrupt());
     let status = Command::new(&args.ssh)
         .arg("-o")
-        .arg(proxy_command(&args.reach, &target)?)
+        .arg(proxy_command(message_options, &args.reach, &target)?)
         // The keep-alive of ssh runs inside of the stream: it would end a session
         // whose network is merely away. A master of earlier has no part in this.
         .args(["-o", "ServerAliveInterval=0", "-o", "ControlPath=none"])
@@ -78,13 +78,18 @@ pub async fn run(args: SshArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The option that has ssh come through us.
-fn proxy_command(reach: &ReachArgs, target: &str) -> Result<OsString, Failure> {
+fn proxy_command(
+    message_options: &[&str],
+    reach: &ReachArgs,
+    target: &str,
+) -> Result<OsString, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(Code::System, format!("the path of evermux: {error}")))?;
     let mut command = OsString::from("ProxyCommand=");
     // ssh passes it to a shell, after it has replaced what a % stands for.
     command.push(quoted(program.as_os_str()).replace('%', "%%"));
     command.push(" proxy");
+    message_options.iter().for_each(|option| command.push(format!(" {option}")));
     if let Some(server) = &reach.server {
         command.push(format!(" --server={}", quoted(OsStr::new(server))));
     }
