@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use evermux::{Identity, Server, ServerConfig, ServerTls};
+
 use crate::fixture::{Dir, World, connect, echo, evermux, run, tcp_server};
 
 /// Fails with this code, and says these words.
@@ -120,13 +122,46 @@ fn nobody_there_and_no_such_name_are_told_apart() {
     fails(&mut world.evermux(&args), 68, &["cannot resolve"]);
 }
 
+/// An agent of another time: it answers every request so.
+fn agent_that_answers(answer: &'static [u8]) -> (tokio::runtime::Runtime, String) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let identity = Identity::self_signed(&[]).unwrap();
+    let pin = identity.fingerprint();
+    let server = {
+        let _context = runtime.enter();
+        let config = ServerConfig::new(ServerTls::new(identity).ask_clients());
+        Server::bind("127.0.0.1:0".parse().unwrap(), config).unwrap()
+    };
+    let link = format!("evermux://{}/{pin}", server.local_addr().unwrap());
+    runtime.spawn(async move {
+        while let Some(incoming) = server.accept().await {
+            let session = incoming.accept();
+            tokio::spawn(async move {
+                while let Ok(Some(mut pipe)) = session.accept_pipe().await {
+                    pipe.writer().write_all(answer).await.unwrap();
+                    pipe.writer().finish();
+                    // Not dropped before its end is read.
+                    let _ = pipe.writer().wait_acked(answer.len() as u64).await;
+                }
+            });
+        }
+    });
+    (runtime, link)
+}
+
 #[test]
-fn an_agent_that_is_no_agent_is_found_out() {
-    // Somebody who speaks QUIC, but not this protocol, is tested in the library;
-    // here: an agent of a later version asks for what this one does not know.
-    let world = World::new(&[]);
-    let json = run(&mut world.client("proxy", &["not a target"]), b"");
-    assert_eq!(json.status.code(), Some(64));
+fn an_agent_of_another_version_is_named_as_such() {
+    let dir = Dir::new();
+    let (_runtime, link) = agent_that_answers(b"\x04\0\x15it knows nothing of it");
+    let mut command = evermux(&dir, &["proxy", &link, "localhost:1"]);
+    fails(&mut command, 76, &["it knows nothing of i", "too old: upgrade evermux there"]);
+    let output = run(&mut evermux(&dir, &["doctor", &link]), b"");
+    assert_eq!(output.status.code(), Some(76));
+
+    // A reason of a later version is told in the agent's words, which forge nothing.
+    let (_runtime, link) = agent_that_answers(b"\x63\0\x05no\nno");
+    let mut command = evermux(&dir, &["proxy", &link, "localhost:1"]);
+    fails(&mut command, 76, &["error: no\\nno"]);
 }
 
 #[test]
