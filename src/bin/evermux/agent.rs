@@ -59,7 +59,7 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
         // For services, whose standard output is a journal that others read.
         private_file::write(&state.join("link"), &format!("{}\n", *link.to_text()))?;
     }
-    println!("{}", *link.to_text());
+    say!("{}", *link.to_text());
     let (connect, listen) = (&rules.connect, &rules.listen);
     tracing::info!(
         target: TOLD,

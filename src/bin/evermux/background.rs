@@ -42,6 +42,6 @@ pub fn run() -> Result<(), Failure> {
     }
     let target = SshConnection::from_environment()
         .map_or_else(|| "localhost:22".to_owned(), |ssh| ssh.server.to_string());
-    println!("{MARKER} {} {target}", line.trim_end());
+    say!("{MARKER} {} {target}", line.trim_end());
     Ok(())
 }

@@ -36,7 +36,7 @@ pub async fn run(args: DoctorArgs) -> Result<(), Failure> {
 async fn examine(args: &DoctorArgs, link: &Link) -> Result<(), Failure> {
     let address = address(link, &args.reach);
     good("link", &link.to_public_text());
-    ssh_keep_alive(&address).await;
+    ssh_keep_alive(args.link.as_deref(), &address).await;
     resolve(&address).await?;
     let session = reach(args, link, &address).await?;
     let agent = Agent { session, address };
@@ -46,16 +46,16 @@ async fn examine(args: &DoctorArgs, link: &Link) -> Result<(), Failure> {
 }
 
 fn good(what: &str, found: &str) {
-    println!("ok    {what}: {found}");
+    say!("ok    {what}: {found}");
 }
 
 fn warn(what: &str, found: &str, advice: &str) {
-    println!("note  {what}: {found}\n      -> {advice}");
+    say!("note  {what}: {found}\n      -> {advice}");
 }
 
 /// Says what is wrong and what to do; ends the examination.
 fn bad(code: Code, what: &str, found: &str, advice: &str) -> Failure {
-    println!("FAIL  {what}: {found}\n      -> {advice}");
+    say!("FAIL  {what}: {found}\n      -> {advice}");
     Failure::new(code, format!("{what}: {found}"))
 }
 
@@ -208,8 +208,10 @@ fn clock(about: &About, asked: SystemTime) {
 }
 
 /// ssh's own keep-alive would end a session whose network is merely away.
-async fn ssh_keep_alive(address: &str) {
+async fn ssh_keep_alive(word: Option<&str>, address: &str) {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    // As `ssh-config` calls it.
+    let host = word.filter(|word| known_links::is_name(word)).unwrap_or(host);
     let output = Command::new("ssh")
         .args(["-G", host.trim_matches(['[', ']'])])
         .stdin(Stdio::null())

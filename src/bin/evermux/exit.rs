@@ -53,7 +53,14 @@ Exit codes:
   76  the other side is another version of evermux, or none
   77  not allowed: wrong pin, unknown client, refused target
   78  a file that holds a secret can be read by others
-`evermux ssh` ends as ssh does; 255 is ssh's own.";
+  130  `proxy` was interrupted
+`evermux ssh` ends as ssh does; 255 is ssh's own.
+
+Environment:
+  EVERMUX_LINK         the link, where none is given
+  EVERMUX_CONFIG_DIR   links and your key (default: evermux in the XDG config directory)
+  EVERMUX_CONTROL_DIR  control sockets (default: evermux in the XDG runtime directory)
+  EVERMUX_LISTEN, EVERMUX_LOG_FORMAT  as the options";
 
 /// Why the program cannot go on.
 #[derive(Clone, Debug)]

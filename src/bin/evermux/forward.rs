@@ -1,7 +1,6 @@
 //! `evermux forward`: ports and sockets, joined over a session.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,14 +108,17 @@ async fn forward(
     ready();
     tokio::select! {
         () = accept_reverse(agent, targets) => Err(agent.lost().await),
-        Some(Ok(failure)) = held.join_next() => Err(failure),
+        Some(Ok(failure)) = held.join_next() => {
+            // They end with the session, too, and then it is that which counts.
+            let ended = agent.session.close_reason();
+            Err(ended.map_or(failure, |error| agent.failure(&error)))
+        }
     }
 }
 
 /// Whoever has started us may begin.
 fn ready() {
-    println!("ready");
-    let _ = std::io::stdout().flush();
+    say!("ready");
     // It fails only where there is no systemd.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }

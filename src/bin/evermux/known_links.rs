@@ -1,13 +1,14 @@
 //! Links by name, and every other way to say which link is meant.
 
 use std::fs;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use crate::exit::{Code, Failure};
 use crate::link::Link;
+use crate::log::TOLD;
 use crate::{places, private_file};
 
 /// The variable that stands in for a link.
@@ -56,6 +57,9 @@ fn find_word(word: &str) -> Result<Link, Failure> {
 
 /// Reads a link from standard input.
 pub fn from_stdin() -> Result<Link, Failure> {
+    if std::io::stdin().is_terminal() {
+        tracing::info!(target: TOLD, "paste the link, then press Enter and Ctrl-D");
+    }
     let mut text = Zeroizing::new(String::with_capacity(4096));
     std::io::stdin()
         .take(4096)
@@ -109,7 +113,7 @@ fn path_of(name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// Nothing that could lead elsewhere in the file system.
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('-')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')

@@ -18,13 +18,13 @@ pub fn run(command: LinkCommand) -> Result<(), Failure> {
         LinkCommand::List => {
             for name in known_links::names()? {
                 match known_links::find(Some(&name)) {
-                    Ok(link) => println!("{name}\t{}", link.to_public_text()),
+                    Ok(link) => say!("{name}\t{}", link.to_public_text()),
                     Err(wrong) => tracing::warn!(target: TOLD, "{name}: {wrong}"),
                 }
             }
         }
         LinkCommand::Show { name } => {
-            println!("{}", *known_links::find(Some(&name))?.to_text());
+            say!("{}", *known_links::find(Some(&name))?.to_text());
         }
         LinkCommand::Rm { name } => known_links::remove(&name)?,
     }

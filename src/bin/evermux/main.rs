@@ -8,6 +8,9 @@
 #[cfg(not(unix))]
 compile_error!("the program evermux needs a Unix system; the library does not");
 
+#[macro_use]
+mod output;
+
 mod agent;
 mod args;
 mod background;
@@ -89,7 +92,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Link(command) => link_command::run(command).map(|()| done),
         Command::SshConfig(args) => ssh_config::run(&args).map(|()| done),
         Command::Key => {
-            println!("{}", keys::own_identity()?.fingerprint());
+            say!("{}", keys::own_identity()?.fingerprint());
             Ok(done)
         }
         Command::Agent(args) if args.background => background::run().map(|()| done),
@@ -111,7 +114,7 @@ async fn run_async(command: Command, message_options: &[&str]) -> Result<ExitCod
     match command {
         Command::Agent(args) => agent::run(args).await?,
         Command::Forward(args) => forward::run(args).await?,
-        Command::Proxy(args) => stdio::run(args).await?,
+        Command::Proxy(args) => return stdio::run(args).await,
         Command::Status(args) => status::status(args).await?,
         Command::Kill(args) => status::kill(args).await?,
         Command::Ping(args) => ping::run(args).await?,

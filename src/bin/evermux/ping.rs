@@ -22,7 +22,7 @@ pub async fn run(args: PingArgs) -> Result<(), Failure> {
         asked = &mut end => return asked,
         agent = connect(&link, &args.reach) => agent?,
     };
-    println!("{}: connected in {:.1} ms", agent.address, millis(begun.elapsed()));
+    say!("{}: connected in {:.1} ms", agent.address, millis(begun.elapsed()));
     let mut times = Vec::new();
     let outcome = tokio::select! {
         asked = end => asked,
@@ -30,7 +30,7 @@ pub async fn run(args: PingArgs) -> Result<(), Failure> {
     };
     agent.leave().await;
     if let Some(summary) = summary(times) {
-        println!("{summary}");
+        say!("{summary}");
     }
     outcome
 }
@@ -42,7 +42,7 @@ async fn ping(agent: &Agent, args: &PingArgs, times: &mut Vec<Duration>) -> Resu
         round_trip(agent, &mut pipe, LEN).await?;
         let time = sent.elapsed();
         times.push(time);
-        println!("{LEN} bytes there and back: number {number}, {:.3} ms", millis(time));
+        say!("{LEN} bytes there and back: number {number}, {:.3} ms", millis(time));
         if number < args.count {
             tokio::time::sleep_until(sent + args.interval.into()).await;
         }

@@ -16,7 +16,7 @@ pub fn run(args: &SshConfigArgs) -> Result<(), Failure> {
     // That it exists.
     known_links::find(Some(&args.link))?;
     let host = args.host.as_deref().unwrap_or(args.link.trim_start_matches('@'));
-    println!("{}", block(host, &args.link, &args.target.to_string()));
+    say!("{}", block(host, &args.link, &args.target.to_string()));
     Ok(())
 }
 

@@ -22,13 +22,13 @@ pub async fn status(args: StatusArgs) -> Result<(), Failure> {
     if args.json {
         let json = serde_json::to_string_pretty(&processes)
             .map_err(|error| Failure::new(Code::System, error.to_string()))?;
-        println!("{json}");
+        say!("{json}");
         return Ok(());
     }
     if processes.is_empty() {
-        println!("nothing runs here (for another user's: EVERMUX_CONTROL_DIR)");
+        say!("nothing runs here (for another user's: EVERMUX_CONTROL_DIR)");
     }
-    processes.iter().for_each(|process| print!("{}", describe(process)));
+    processes.iter().for_each(|process| say!("{}", describe(process).trim_end()));
     Ok(())
 }
 
@@ -127,7 +127,7 @@ pub async fn kill(args: KillArgs) -> Result<(), Failure> {
     }
     match killed {
         Some(id) => {
-            println!("ended {id}");
+            say!("ended {id}");
             Ok(())
         }
         None => Err(Failure::new(

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use evermux::{BackedReader, BackedWriter, ReadError, WriteError};
@@ -21,8 +22,12 @@ use crate::{known_links, signals};
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 
-/// Carries bytes both ways until both have ended, or a signal comes.
-pub async fn run(args: ProxyArgs) -> Result<(), Failure> {
+/// What shells return for a program that a signal has ended.
+const INTERRUPTED: u8 = 130;
+
+/// Carries bytes both ways until both have ended, or a signal comes: then not
+/// everything has arrived, but nothing is wrong (ssh sends one when it is done).
+pub async fn run(args: ProxyArgs) -> Result<ExitCode, Failure> {
     let (link, target) = match &args.words[..] {
         [link, target] => (Some(link.as_str()), target),
         [target] => (None, target),
@@ -37,15 +42,15 @@ pub async fn run(args: ProxyArgs) -> Result<(), Failure> {
 
     let mut end = std::pin::pin!(signals::asked_to_end());
     let agent = tokio::select! {
-        asked = &mut end => return asked,
+        asked = &mut end => return asked.map(|()| ExitCode::from(INTERRUPTED)),
         agent = connect(&link, &args.reach) => agent?,
     };
     let sessions = Arc::new(Sessions::default());
     let _listed = sessions.list(agent.session.clone());
     let _control = Control::open(Role::Proxy, agent.address.clone(), sessions)?;
     let outcome = tokio::select! {
-        asked = &mut end => asked,
-        outcome = join(&agent, &target, output) => outcome,
+        asked = &mut end => asked.map(|()| ExitCode::from(INTERRUPTED)),
+        outcome = join(&agent, &target, output) => outcome.map(|()| ExitCode::SUCCESS),
     };
     agent.leave().await;
     outcome
