@@ -164,7 +164,8 @@ fn listen(output: impl Read + Send + 'static, said: Arc<Said>) -> JoinHandle<()>
 }
 
 fn wait_for_exit(child: &mut Child) -> ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
+    // What it carries at full size takes its time.
+    let deadline = Instant::now() + if full() { 10 * PATIENCE } else { PATIENCE };
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
