@@ -58,6 +58,7 @@
 //! | `self-signed` | yes | [`Identity::self_signed`] |
 //! | `platform-verifier` | no | `ClientTls::platform`: trust what the operating system trusts |
 //! | `monitor` | no | sessions move as soon as the operating system says that routes or addresses have changed: `ClientConfig::monitor` |
+//! | `cli` | no | the program `evermux`; nothing in the library depends on it |
 //! | `simulation` | no | a world in memory in place of sockets, for deterministic tests; outside of semantic versioning |
 
 #![forbid(unsafe_code)]

@@ -269,6 +269,11 @@ impl Connection {
         self.0.rtt()
     }
 
+    /// The largest UDP payload that is known to get through.
+    pub(crate) fn mtu(&self) -> u16 {
+        self.0.stats().path.current_mtu
+    }
+
     /// Keying material for proofs that are good on this connection only.
     pub(crate) fn exporter(&self) -> Result<[u8; SECRET_LEN], Lost> {
         let mut output = [0; SECRET_LEN];

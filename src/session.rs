@@ -580,6 +580,7 @@ impl SessionShared {
             downtime: table.downtime + current.unwrap_or_default(),
             last_contact: table.last_contact.at.into_std(),
             rtt: table.connection.as_ref().map(|(connection, _)| connection.rtt()),
+            mtu: table.connection.as_ref().map(|(connection, _)| connection.mtu()),
         }
     }
 }

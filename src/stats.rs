@@ -65,6 +65,9 @@ pub struct SessionStats {
     pub last_contact: Instant,
     /// Round-trip time of the attached connection.
     pub rtt: Option<Duration>,
+    /// The largest UDP payload that the attached connection has found to get
+    /// through, in bytes. It begins at 1,200, and grows while packets are sent.
+    pub mtu: Option<u16>,
 }
 
 /// What a server has done so far.

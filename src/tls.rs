@@ -37,6 +37,12 @@ use crate::wire::ALPN;
 /// proof to one connection.
 pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-evermux-resume";
 
+/// What stands before an Ed25519 private key in PKCS#8 (RFC 8410 section 7):
+/// version 0, the algorithm, and the headers of two octet strings.
+#[cfg(feature = "self-signed")]
+const ED25519_PKCS8: [u8; 16] =
+    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
 /// A certificate and its private key: who a server or a client is.
 ///
 /// Made from PEM files, or on the spot by `Identity::self_signed` for peers that
@@ -116,6 +122,46 @@ impl Identity {
         let certificate = params.self_signed(&pair);
         let key = PrivatePkcs8KeyDer::from(pair.serialize_der());
         pair.zeroize();
+        Self::new(vec![certificate.map_err(failed)?.into()], Zeroizing::new(key.into()))
+    }
+
+    /// The identity that a secret stands for: an Ed25519 key whose private part
+    /// (RFC 8032 section 5.1.5) is `seed`, and a certificate as
+    /// [`self_signed`](Self::self_signed) makes it, without names. The same seed
+    /// gives the same [`Fingerprint`] everywhere.
+    ///
+    /// For a secret that is passed on in a text: whoever has it is this peer. Take
+    /// all of its 32 bytes from the system's random generator.
+    ///
+    /// ```
+    /// use evermux::Identity;
+    ///
+    /// let [here, there] = [Identity::from_seed(&[7; 32])?, Identity::from_seed(&[7; 32])?];
+    /// assert_eq!(here.fingerprint(), there.fingerprint());
+    /// # Ok::<(), evermux::TlsError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Other`] if the crypto provider refuses.
+    #[cfg(feature = "self-signed")]
+    pub fn from_seed(seed: &[u8; 32]) -> Result<Self, TlsError> {
+        use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ED25519};
+        use rustls::pki_types::PrivatePkcs8KeyDer;
+        use zeroize::Zeroize;
+
+        let failed = |error: rcgen::Error| TlsError::Other(format!("no certificate made: {error}"));
+        let mut key = Zeroizing::new(Vec::with_capacity(ED25519_PKCS8.len() + seed.len()));
+        key.extend_from_slice(&ED25519_PKCS8);
+        key.extend_from_slice(seed);
+        let mut params = CertificateParams::new([]).map_err(failed)?;
+        params.distinguished_name.push(DnType::CommonName, "evermux self-signed");
+        let mut pair =
+            KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(&**key), &PKCS_ED25519)
+                .map_err(failed)?;
+        let certificate = params.self_signed(&pair);
+        pair.zeroize();
+        let key = PrivatePkcs8KeyDer::from(key.to_vec());
         Self::new(vec![certificate.map_err(failed)?.into()], Zeroizing::new(key.into()))
     }
 
@@ -527,6 +573,22 @@ BeWwgSie5ESDihPLCX7B8+CnzqTEh3vw9dINax8LZgB9w6PUXUnODQ==
             assert_ne!(stable(read, b"a"), stable(made.clone(), b"b"));
             let other = Identity::self_signed(&[]).unwrap();
             assert_ne!(stable(other, b"a"), stable(made, b"a"));
+        }
+
+        /// RFC 8032 section 7.1, test 1: its secret key and its public key.
+        #[test]
+        fn a_seed_is_the_private_key_of_rfc_8032() {
+            let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+            let public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+            let bytes = |hex: &str| *hex.parse::<Fingerprint>().unwrap().as_bytes();
+            let identity = Identity::from_seed(&bytes(seed)).unwrap();
+            // SubjectPublicKeyInfo, RFC 8410 section 4.
+            let mut info = vec![0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0];
+            info.extend(bytes(public));
+            assert_eq!(identity.fingerprint(), Fingerprint::of_public_key(&info));
+            let (chain, key) = (identity.certificate_pem(), identity.private_key_pem());
+            let read = Identity::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
+            assert_eq!(read.fingerprint(), identity.fingerprint());
         }
 
         #[test]

@@ -35,7 +35,26 @@ const SHELL: &[&str] = &[
     "tls/",
 ];
 
+const PROGRAM: &[&str] = &["bin/"];
+
 const RULES: &[Rule] = &[
+    Rule {
+        places: PROGRAM,
+        except: &[],
+        words: &[
+            "quinn::",
+            "quinn_proto::",
+            "rustls::",
+            "rcgen::",
+            "aws_lc_rs::",
+            "ring::",
+            "evermux::simulation",
+            "evermux::fuzzing",
+            "#[path",
+            "include!",
+        ],
+        why: "the program uses the library as anybody would: only `evermux::` names",
+    },
     Rule {
         places: VOCABULARY,
         except: &[],
@@ -136,13 +155,13 @@ const RULES: &[Rule] = &[
     },
     Rule {
         places: &[""],
-        except: &["clock.rs"],
+        except: &["clock.rs", "bin/"],
         words: &["Instant::now()", "SystemTime::now()", "tokio::time::", "boot_time::"],
         why: "only clock.rs reads time",
     },
     Rule {
         places: &[""],
-        except: &["driver/", "client/", "server/"],
+        except: &["driver/", "client/", "server/", "bin/"],
         words: &["tokio::spawn(", ".spawn("],
         why: "only the driver and the roles start tasks",
     },
@@ -169,6 +188,16 @@ fn every_file_keeps_to_its_floor() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// Within the program `crate::` is the program. What the library keeps to itself
+/// cannot be named there, and has not been let out for it.
+#[test]
+fn the_library_has_nothing_for_the_program_only() {
+    for (name, text) in sources().into_iter().filter(|(name, _)| !name.starts_with("bin/")) {
+        let code = code_of(&text);
+        assert!(!mentions(&code, "feature = \"cli\""), "src/{name} depends on the feature `cli`");
+    }
 }
 
 #[test]

@@ -216,6 +216,10 @@ impl Connection {
     pub(crate) fn rtt(&self) -> Duration {
         Duration::from_millis(1)
     }
+
+    pub(crate) fn mtu(&self) -> u16 {
+        1200
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,0 +1,106 @@
+//! Says when the agent cannot be reached, once, and when it is back.
+
+use std::time::Duration;
+
+use evermux::{Events, LinkState, SessionEvent};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::log::TOLD;
+
+/// Silences shorter than this are not worth a word.
+const WORTH_A_WORD: Duration = Duration::from_secs(2);
+
+/// A time without an agent.
+struct Outage {
+    since: Instant,
+    attempt: u32,
+    reason: String,
+    told: bool,
+}
+
+/// Watches a session until it ends.
+pub async fn report(mut events: Events, link: watch::Receiver<LinkState>, address: String) {
+    let mut outage: Option<Outage> = None;
+    loop {
+        let due = outage.as_ref().filter(|outage| !outage.told);
+        let due = due.map(|outage| outage.since + WORTH_A_WORD);
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                if let Some(outage) = &mut outage {
+                    outage.tell(&address);
+                }
+                continue;
+            }
+        };
+        match event {
+            Some(SessionEvent::Suspect { .. }) => {
+                outage.get_or_insert_with(|| Outage::since(last_contact(&link)));
+            }
+            Some(SessionEvent::Detached { cause, .. }) => {
+                let outage = outage.get_or_insert_with(|| Outage::since(last_contact(&link)));
+                outage.reason = cause.to_string();
+            }
+            Some(SessionEvent::Resuming { attempt, last, .. }) => {
+                let outage = outage.get_or_insert_with(|| Outage::since(last_contact(&link)));
+                outage.attempt = attempt;
+                if let Some(last) = last {
+                    outage.reason = last.to_string();
+                }
+                tracing::debug!(target: TOLD, attempt, "attempt {attempt} to reach {address}");
+            }
+            Some(SessionEvent::Recovered { .. } | SessionEvent::Resumed { .. }) => {
+                if let Some(outage) = outage.take() {
+                    outage.end(&address);
+                }
+            }
+            Some(_) => {}
+            None => return,
+        }
+    }
+}
+
+fn last_contact(link: &watch::Receiver<LinkState>) -> Instant {
+    match &*link.borrow() {
+        LinkState::Suspect { last_contact, .. } | LinkState::Detached { last_contact, .. } => {
+            (*last_contact).into()
+        }
+        _ => Instant::now(),
+    }
+}
+
+impl Outage {
+    fn since(since: Instant) -> Self {
+        Self { since, attempt: 0, reason: "nothing was heard".into(), told: false }
+    }
+
+    fn tell(&mut self, address: &str) {
+        self.told = true;
+        let (seconds, attempt) = (self.since.elapsed().as_secs_f64(), self.attempt);
+        tracing::warn!(
+            target: TOLD,
+            event = "link_down",
+            seconds,
+            attempt,
+            "no contact with the agent at {address} for {seconds:.0} s (attempt {attempt}: {}); \
+             everything waits until it is back",
+            self.reason
+        );
+    }
+
+    fn end(self, address: &str) {
+        let seconds = self.since.elapsed().as_secs_f64();
+        if self.told {
+            tracing::warn!(
+                target: TOLD,
+                event = "link_up",
+                seconds,
+                attempts = self.attempt,
+                "the agent at {address} is back after {seconds:.1} s; everything goes on"
+            );
+        } else {
+            tracing::debug!(target: TOLD, "{address} was silent for {seconds:.1} s");
+        }
+    }
+}
