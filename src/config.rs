@@ -348,6 +348,7 @@ pub struct ClientConfig {
     pub(crate) reconnect: ReconnectPolicy,
     pub(crate) attempt_timeout: Duration,
     pub(crate) dial_interval: Duration,
+    pub(crate) early_data: bool,
     pub(crate) local_ip: Option<IpAddr>,
     pub(crate) addresses: Option<AddressHook>,
     pub(crate) sleep_check: Option<Duration>,
@@ -364,6 +365,7 @@ impl fmt::Debug for ClientConfig {
             .field("reconnect", &self.reconnect)
             .field("attempt_timeout", &self.attempt_timeout)
             .field("dial_interval", &self.dial_interval)
+            .field("early_data", &self.early_data)
             .field("local_ip", &self.local_ip)
             .field("sleep_check", &self.sleep_check)
             .finish_non_exhaustive()
@@ -379,6 +381,7 @@ impl ClientConfig {
             reconnect: ReconnectPolicy::default(),
             attempt_timeout: Duration::from_secs(10),
             dial_interval: Duration::from_secs(1),
+            early_data: true,
             local_ip: None,
             addresses: None,
             sleep_check: Some(Duration::from_secs(2)),
@@ -417,6 +420,24 @@ impl ClientConfig {
     /// bytes flow. Longer saves battery: see the [manual](crate::manual::tuning).
     pub fn dial_interval(&mut self, interval: Duration) -> &mut Self {
         self.dial_interval = interval;
+        self
+    }
+
+    /// Whether a session that comes back sends what little its pipes owe along with
+    /// the first packet of the handshake (0-RTT), in which it has a ticket of the
+    /// server's. Default: yes. The first byte is there a round trip sooner.
+    ///
+    /// The price: these bytes, up to 64 KiB a pipe, are encrypted with keys that are
+    /// in the ticket alone. Who records them, and gets the ticket's secret out of the
+    /// memory of either process before it is used up or forgotten, can read them; of
+    /// everything else it could not (forward secrecy). And an attacker can have
+    /// them arrive twice, which changes nothing: see the
+    /// [manual](crate::manual::security).
+    ///
+    /// A server that does not want it needs no client's consent:
+    /// [`ServerConfig::early_data`].
+    pub fn early_data(&mut self, allowed: bool) -> &mut Self {
+        self.early_data = allowed;
         self
     }
 
@@ -504,6 +525,7 @@ pub struct ServerConfig {
     pub(crate) limits: Limits,
     pub(crate) linger: Duration,
     pub(crate) handshake_timeout: Duration,
+    pub(crate) early_data: bool,
     pub(crate) stable_key: Option<[u8; 32]>,
     pub(crate) environment: Environment,
 }
@@ -517,6 +539,7 @@ impl ServerConfig {
             limits: Limits::default(),
             linger: Duration::from_secs(24 * 3600),
             handshake_timeout: Duration::from_secs(10),
+            early_data: true,
             stable_key: None,
             environment: Environment::default(),
         }
@@ -547,6 +570,18 @@ impl ServerConfig {
     /// Default 10 s.
     pub fn handshake_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.handshake_timeout = timeout;
+        self
+    }
+
+    /// Whether clients that come back may send what little their pipes owe before
+    /// the handshake is complete (0-RTT), and are sent what little is owed to them.
+    /// Default: yes. Without, the first byte is there a round trip later.
+    ///
+    /// The price is told at [`ClientConfig::early_data`]. The tickets that it takes
+    /// are kept in memory, four for each of [`Limits::max_sessions`] (at most 65,536
+    /// in all), and each is good once.
+    pub fn early_data(&mut self, allowed: bool) -> &mut Self {
+        self.early_data = allowed;
         self
     }
 

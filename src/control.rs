@@ -1,6 +1,7 @@
 //! The control stream as a sequence of frames.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::task::{Context, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -58,6 +59,12 @@ impl ControlWriter {
     /// Whether so much is queued that nothing may be added until it is flushed.
     pub(crate) fn is_backed_up(&self) -> bool {
         self.queued.len() >= BACKLOG_MAX
+    }
+
+    /// Hands over as much as the stream takes without waiting; the rest stays queued.
+    pub(crate) fn flush_now(&mut self) {
+        let flush = std::pin::pin!(self.flush());
+        let _ = flush.poll(&mut Context::from_waker(Waker::noop()));
     }
 
     /// Hands all queued frames to the stream.

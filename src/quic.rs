@@ -205,7 +205,8 @@ impl RecvStream {
     }
 }
 
-/// A QUIC connection whose handshake is complete.
+/// A QUIC connection. Its handshake is complete, unless there is a [`Completion`]
+/// that says when it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection(quinn::Connection);
 
@@ -290,6 +291,55 @@ impl Connection {
     }
 }
 
+/// A client's connection whose handshake has begun.
+#[derive(Debug)]
+pub(crate) struct Handshake(quinn::Connecting);
+
+impl Handshake {
+    /// The connection, to be used before its handshake is complete: with a ticket of
+    /// the server's that allows it. Without, the handshake just goes on.
+    pub(crate) fn early(self) -> Result<(Connection, Completion), Self> {
+        match self.0.into_0rtt() {
+            Ok((connection, accepted)) => {
+                Ok((Connection(connection), Completion { accepted, complete: None }))
+            }
+            Err(connecting) => Err(Self(connecting)),
+        }
+    }
+
+    /// The connection, once its handshake is complete.
+    pub(crate) async fn complete(self) -> Result<Connection, Lost> {
+        Ok(Connection(self.0.await?))
+    }
+}
+
+/// Tells when the handshake of a connection is complete that is in use already.
+pub(crate) struct Completion {
+    accepted: quinn::ZeroRttAccepted,
+    /// What it has told, if it has.
+    complete: Option<bool>,
+}
+
+impl Completion {
+    /// Waits for the handshake of `connection`, whose completion this is. Client:
+    /// says whether the server has taken what was sent before; if not, the streams
+    /// that were opened before are gone, and the connection is as good as new.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again, also when it was ready before.
+    pub(crate) async fn wait(&mut self, connection: &Connection) -> Result<bool, Lost> {
+        let accepted = match self.complete {
+            Some(accepted) => accepted,
+            None => *self.complete.insert((&mut self.accepted).await),
+        };
+        match connection.0.close_reason() {
+            Some(error) => Err(error.into()),
+            None => Ok(accepted),
+        }
+    }
+}
+
 /// A client's socket: one for each dial, so that a broken path is not reused.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialler {
@@ -349,13 +399,14 @@ impl Dialler {
         self.endpoint.rebind_abstract(bind(environment, *local, transport)?)
     }
 
-    pub(crate) async fn connect(
+    /// Begins the handshake with `remote`.
+    pub(crate) fn connect(
         &self,
         remote: SocketAddr,
         server_name: &str,
         config: &ClientQuic,
         last_rtt: Option<Duration>,
-    ) -> Result<Connection, DialFailed> {
+    ) -> Result<Handshake, DialFailed> {
         let mut quic = config.config.clone();
         quic.transport_config(Arc::new(config.transport.to_quinn(last_rtt)));
         let connecting =
@@ -364,7 +415,7 @@ impl Dialler {
                 quinn::ConnectError::InvalidRemoteAddress(_) => DialFailed::Address,
                 other => DialFailed::Lost(Lost::Transport(other.to_string())),
             })?;
-        connecting.await.map(Connection).map_err(|error| DialFailed::Lost(error.into()))
+        Ok(Handshake(connecting))
     }
 
     /// Waits until all connections have said goodbye.
@@ -390,8 +441,12 @@ pub(crate) struct ClientQuic {
 }
 
 impl ClientQuic {
-    pub(crate) fn new(tls: &ClientTls, transport: &Transport) -> Result<Self, TlsError> {
-        let crypto = QuicClientConfig::try_from(tls.config()?)
+    pub(crate) fn new(
+        tls: &ClientTls,
+        early_data: bool,
+        transport: &Transport,
+    ) -> Result<Self, TlsError> {
+        let crypto = QuicClientConfig::try_from(tls.config(early_data)?)
             .map_err(|error| TlsError::Other(error.to_string()))?;
         let config = quinn::ClientConfig::new(Arc::new(crypto));
         Ok(Self { config, transport: transport.clone() })
@@ -412,12 +467,13 @@ impl Listener {
     pub(crate) fn bind(
         local: SocketAddr,
         tls: &ServerTls,
+        early_data: bool,
         stable_key: Option<[u8; 32]>,
         max_sessions: u32,
         transport: &Transport,
         environment: &Environment,
     ) -> Result<Self, BindError> {
-        let crypto = QuicServerConfig::try_from(tls.config(max_sessions)?)
+        let crypto = QuicServerConfig::try_from(tls.config(max_sessions, early_data)?)
             .map_err(|error| BindError::Tls(TlsError::Other(error.to_string())))?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(Arc::new(transport.to_quinn(None)));
@@ -481,8 +537,15 @@ impl Attempt {
         self.0.refuse();
     }
 
-    pub(crate) async fn accept(self) -> Result<Connection, Lost> {
-        Ok(Connection(self.0.accept()?.await?))
+    /// Begins the handshake. The connection can be used at once: what comes on it
+    /// before the [`Completion`] may be a repetition of what was sent before (RFC
+    /// 8446 section 8).
+    pub(crate) fn accept(self) -> Result<(Connection, Completion), Lost> {
+        match Handshake(self.0.accept()?).early() {
+            Ok(early) => Ok(early),
+            // Not on the server's side, as quinn says.
+            Err(_) => Err(Lost::Transport("no use before the handshake".into())),
+        }
     }
 }
 

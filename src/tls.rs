@@ -287,8 +287,9 @@ impl ClientTls {
         self
     }
 
-    /// A configuration with its own, empty store of session tickets.
-    pub(crate) fn config(&self) -> Result<ClientConfig, TlsError> {
+    /// A configuration with its own, empty store of session tickets. `early_data`:
+    /// they may be used to send data before the handshake is complete.
+    pub(crate) fn config(&self, early_data: bool) -> Result<ClientConfig, TlsError> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| TlsError::Other(error.to_string()))?
@@ -299,6 +300,8 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // Of each server rustls keeps eight tickets, and uses each once.
+        config.enable_early_data = early_data;
         Ok(config)
     }
 }
@@ -352,16 +355,23 @@ impl ServerTls {
     }
 
     /// A configuration with its own, empty store of session tickets, large enough
-    /// for `sessions` clients.
-    pub(crate) fn config(&self, sessions: u32) -> Result<ServerConfig, TlsError> {
+    /// for `sessions` clients. `early_data`: they allow data before the handshake is
+    /// complete.
+    pub(crate) fn config(&self, sessions: u32, early_data: bool) -> Result<ServerConfig, TlsError> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| TlsError::Other(error.to_string()))?
             .with_client_cert_verifier(Arc::clone(&self.clients))
             .with_cert_resolver(self.identity.resolver());
         config.alpn_protocols = vec![ALPN.to_vec()];
-        config.session_storage =
-            ServerSessionMemoryCache::new(stored_tickets(sessions, config.send_tls13_tickets));
+        // Kept in the store and taken from it on use: a ticket is good once, so that
+        // early data cannot be repeated while the server lives. (Tickets that hold
+        // all they need themselves would be good again and again; rustls allows them
+        // no early data.)
+        config.send_tls13_tickets = TICKETS_SENT;
+        config.session_storage = ServerSessionMemoryCache::new(stored_tickets(sessions));
+        // QUIC knows this value and none (RFC 9001 section 4.6.1).
+        config.max_early_data_size = if early_data { u32::MAX } else { 0 };
         Ok(config)
     }
 
@@ -387,20 +397,22 @@ pub(crate) fn peer_fingerprint(identity: Option<Box<dyn Any>>) -> Option<Fingerp
     fingerprint_of(chain.first()?).ok()
 }
 
+/// How many tickets a client gets on each connection: a client in trouble dials
+/// each address, and every second once more, and each dial takes one.
+const TICKETS_SENT: usize = 4;
+
 /// Bounds on the number of tickets that a server stores. The store forgets the
-/// oldest ticket when it is full, and its client then makes a full handshake: a
-/// matter of CPU time, nothing else. rustls's default is the lower bound. A slot
-/// costs some 100 bytes up front and 1 to 2 KiB when used: with the upper bound
-/// 6 and 128 MiB.
+/// oldest ticket when it is full, and its client then makes a full handshake and
+/// sends no early data. rustls's default is the lower bound. A slot costs some 100
+/// bytes up front and 1 to 2 KiB when used: with the upper bound 6 and 128 MiB.
 const STORED_TICKETS_MIN: usize = 256;
 const STORED_TICKETS_MAX: usize = 65_536;
 
-/// Every session must find a ticket of its latest connection, which was sent
-/// `tickets_sent` at a time.
-fn stored_tickets(sessions: u32, tickets_sent: usize) -> usize {
+/// Every session must find the tickets of its latest connection.
+fn stored_tickets(sessions: u32) -> usize {
     usize::try_from(sessions)
         .unwrap_or(usize::MAX)
-        .saturating_mul(tickets_sent)
+        .saturating_mul(TICKETS_SENT)
         .clamp(STORED_TICKETS_MIN, STORED_TICKETS_MAX)
 }
 
@@ -547,9 +559,9 @@ BeWwgSie5ESDihPLCX7B8+CnzqTEh3vw9dINax8LZgB9w6PUXUnODQ==
 
     #[test]
     fn the_ticket_store_has_room_for_every_session_within_bounds() {
-        assert_eq!(stored_tickets(0, 2), STORED_TICKETS_MIN);
-        assert_eq!(stored_tickets(1_000, 2), 2_000);
-        assert_eq!(stored_tickets(u32::MAX, 4), STORED_TICKETS_MAX);
+        assert_eq!(stored_tickets(0), STORED_TICKETS_MIN);
+        assert_eq!(stored_tickets(1_000), 4_000);
+        assert_eq!(stored_tickets(u32::MAX), STORED_TICKETS_MAX);
     }
 
     #[cfg(feature = "self-signed")]

@@ -10,8 +10,11 @@ use tokio::task::JoinSet;
 use super::Target;
 use crate::clock::{self, Instant};
 use crate::config::ClientConfig;
+use crate::driver::EarlyFlight;
+use crate::environment::Environment;
 use crate::error::DialError;
-use crate::quic::{ClientQuic, Connection, DialFailed, Dialler, Lost};
+use crate::quic::{ClientQuic, Connection, DialFailed, Dialler, Handshake, Lost};
+use crate::session::SessionShared;
 
 /// A connection attempt that has not been answered for so long gets company by
 /// the next address (RFC 8305 section 8, Connection Attempt Delay).
@@ -24,8 +27,18 @@ const ADDRESSES_MAX: usize = 8;
 /// Most dials in one attempt, renewals included.
 const DIALS_MAX: usize = 16;
 
-/// Connects to whichever address of `target` answers first. What was sent so far may
-/// have been in vain when `again` is notified: another dial begins at once.
+/// What a dial comes to.
+pub(super) struct Connected {
+    pub(super) connection: Connection,
+    pub(super) dialler: Dialler,
+    /// What was said for the session before the handshake was complete, if the
+    /// server has taken it.
+    pub(super) early: Option<EarlyFlight>,
+}
+
+/// Connects to whichever address of `target` answers first: for a new session, or
+/// for `session`, which has lost its connection or is about to. What was sent so far
+/// may have been in vain when `again` is notified: another dial begins at once.
 ///
 /// Once all addresses are being tried, one is tried again each `renewal`, from a fresh
 /// socket: QUIC's own repetitions of a lost first packet become rare quickly (RFC 9002
@@ -39,10 +52,10 @@ pub(super) async fn dial(
     quic: &ClientQuic,
     target: &Target,
     deadline: Instant,
-    last_rtt: Option<Duration>,
+    session: Option<&Arc<SessionShared>>,
     renewal: Duration,
     again: &Notify,
-) -> Result<(Connection, Dialler), DialError> {
+) -> Result<Connected, DialError> {
     let begun = clock::now();
     let timed_out =
         || DialError::TimedOut { target: target.to_string(), waited: crate::event::elapsed(begun) };
@@ -51,7 +64,7 @@ pub(super) async fn dial(
         .unwrap_or_else(|| Err(timed_out()))?;
     let first_round = addrs.len();
     let mut waiting = addrs.into_iter().cycle().take(DIALS_MAX).enumerate();
-    let mut attempts: JoinSet<Result<(Connection, Dialler), DialError>> = JoinSet::new();
+    let mut attempts: JoinSet<Result<Connected, DialError>> = JoinSet::new();
     let mut worst = None;
     let mut failed = 0;
     let mut next_start = Some(begun);
@@ -82,7 +95,7 @@ pub(super) async fn dial(
         }
         match waiting.next() {
             Some((number, addr)) => {
-                attempts.spawn(attempt(config, quic, target, addr, last_rtt));
+                attempts.spawn(attempt(config, quic, target, addr, session.cloned()));
                 let gap = if number + 1 < first_round { STAGGER } else { renewal };
                 next_start = Some(clock::now() + gap);
             }
@@ -103,20 +116,46 @@ fn attempt(
     quic: &ClientQuic,
     target: &Target,
     addr: SocketAddr,
-    last_rtt: Option<Duration>,
-) -> impl Future<Output = Result<(Connection, Dialler), DialError>> + Send + 'static {
+    session: Option<Arc<SessionShared>>,
+) -> impl Future<Output = Result<Connected, DialError>> + Send + 'static {
     let transport = config.session.transport();
     let dialler = Dialler::bind(config.local_ip, addr, &transport, &config.environment)
         .map_err(|error| DialError::Socket { target: addr, reason: error.to_string() });
     let (quic, server_name) = (Arc::new(quic.clone()), target.server_name.clone());
+    let environment = config.environment.clone();
     async move {
         let dialler = dialler?;
         tracing::debug!(%addr, "dialling");
-        match dialler.connect(addr, &server_name, &quic, last_rtt).await {
-            Ok(connection) => Ok((connection, dialler)),
-            Err(failed) => Err(explain(failed, addr)),
-        }
+        // Of the connection that is suspect, or else of the one that was given up.
+        let rtt = |session: &Arc<SessionShared>| session.rtt().or_else(|| session.last_rtt());
+        let last_rtt = session.as_ref().and_then(rtt);
+        let explain = |failed| explain(failed, addr);
+        let handshake = dialler.connect(addr, &server_name, &quic, last_rtt).map_err(explain)?;
+        let complete = match session {
+            Some(session) => complete_early(handshake, &session, &environment).await,
+            None => handshake.complete().await.map(|connection| (connection, None)),
+        };
+        let (connection, early) = complete.map_err(|lost| explain(DialFailed::Lost(lost)))?;
+        Ok(Connected { connection, dialler, early })
     }
+}
+
+/// Completes a handshake; what little is owed goes ahead, if there is a ticket that
+/// allows it. Whatever happens to that: the connection is as good.
+async fn complete_early(
+    handshake: Handshake,
+    session: &Arc<SessionShared>,
+    environment: &Environment,
+) -> Result<(Connection, Option<EarlyFlight>), Lost> {
+    let (connection, mut completion) = match handshake.early() {
+        Ok(early) => early,
+        Err(handshake) => return Ok((handshake.complete().await?, None)),
+    };
+    let nonce = environment.random().ok();
+    let flight = nonce.and_then(|nonce| EarlyFlight::launch(session, &connection, nonce));
+    let taken = completion.wait(&connection).await?;
+    tracing::debug!(taken, "early data");
+    Ok((connection, flight.filter(|_| taken)))
 }
 
 fn explain(failed: DialFailed, addr: SocketAddr) -> DialError {

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub use target::{ParseTargetError, Target};
 use tokio::sync::Notify;
 
+use self::dial::Connected;
 use crate::clock::{self, Instant};
 use crate::code::LinkCode;
 use crate::config::ClientConfig;
@@ -53,7 +54,7 @@ impl Client {
     /// The settings contradict each other, or the TLS identity cannot be used.
     pub fn new(config: ClientConfig) -> Result<Self, BindError> {
         config.check()?;
-        let quic = ClientQuic::new(&config.tls, &config.session.transport())?;
+        let quic = ClientQuic::new(&config.tls, config.early_data, &config.session.transport())?;
         let lookout = Lookout::default();
         Ok(Self { shared: Arc::new(ClientShared { config, quic, lookout }) })
     }
@@ -80,7 +81,7 @@ impl Client {
         let begun = clock::now();
         let deadline = begun + shared.config.attempt_timeout;
         let renewal = shared.config.dial_interval;
-        let (connection, dialler) =
+        let Connected { connection, dialler, .. } =
             shared.dial(&target, deadline, None, renewal, &Notify::new()).await?;
         let waited = shared.config.attempt_timeout;
         let timed_out = || DialError::TimedOut { target: target.to_string(), waited };
@@ -123,15 +124,16 @@ impl Client {
 }
 
 impl ClientShared {
+    /// Connects to `target`, on behalf of `session` if there is one already.
     async fn dial(
         &self,
         target: &Target,
         deadline: Instant,
-        last_rtt: Option<Duration>,
+        session: Option<&Arc<SessionShared>>,
         renewal: Duration,
         again: &Notify,
-    ) -> Result<(Connection, crate::quic::Dialler), DialError> {
-        dial::dial(&self.config, &self.quic, target, deadline, last_rtt, renewal, again).await
+    ) -> Result<Connected, DialError> {
+        dial::dial(&self.config, &self.quic, target, deadline, session, renewal, again).await
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::dial::Connected;
 use super::{ClientShared, Target};
 use crate::clock::{self, Instant, Moment, sleep, sleep_until};
 use crate::driver::{Attach, Dialled};
@@ -75,7 +76,7 @@ async fn until_not_in_need(session: &SessionShared) {
 struct Outage<'a> {
     client: &'a ClientShared,
     target: &'a Target,
-    session: &'a SessionShared,
+    session: &'a Arc<SessionShared>,
     began: Moment,
     /// How long the first attempt waits.
     head_start: Duration,
@@ -140,18 +141,16 @@ impl Outage<'_> {
         attaches: &mpsc::Sender<Attach>,
         deadline: Instant,
     ) -> Result<(), DialError> {
-        // Of the connection that is suspect, or else of the one that was given up.
-        let last_rtt = self.session.rtt().or_else(|| self.session.last_rtt());
         let interval = self.client.config.dial_interval;
         let renewal = if self.lasted() < OLD { interval } else { interval.saturating_mul(5) };
-        let again = &self.session.redial;
-        let (connection, dialler) = tokio::select! {
+        let (session, again) = (Some(self.session), &self.session.redial);
+        let Connected { connection, dialler, early } = tokio::select! {
             biased;
             () = until_not_in_need(self.session) => return Ok(()),
-            dialled = self.client.dial(self.target, deadline, last_rtt, renewal, again) => dialled?,
+            dialled = self.client.dial(self.target, deadline, session, renewal, again) => dialled?,
         };
         let (outcome, told) = oneshot::channel();
-        let dialled = Dialled { connection, dialler, deadline, outcome };
+        let dialled = Dialled { connection, dialler, early, deadline, outcome };
         if attaches.send(Attach::Dialled(Box::new(dialled))).await.is_err() {
             return Ok(());
         }

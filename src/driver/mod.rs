@@ -12,9 +12,11 @@
 //!
 //! - [`link`] runs an attached connection: control frames, streams.
 //! - [`liveness`] says whether the server can be reached (client).
+//! - [`early`] is what a client says before that is possible (0-RTT).
 //! - [`resume`] brings a new connection from the role (the
 //!   client's dialler, the server's accept loop) to attached.
 
+mod early;
 mod link;
 mod liveness;
 mod resume;
@@ -24,6 +26,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub(crate) use self::early::EarlyFlight;
 pub(crate) use self::resume::{Attach, Dialled, Resumed};
 use crate::clock::{self, sleep_until};
 use crate::code::{CloseCode, LinkCode};

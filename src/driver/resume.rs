@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::early::EarlyFlight;
 use super::link::Link;
 use super::{Driver, LinkEnd};
 use crate::clock::{self, Instant};
@@ -52,11 +53,13 @@ pub(crate) struct Resumed {
     pub(crate) table: PeerTable,
 }
 
-/// A connection to the server, with nothing said on it yet.
+/// A connection to the server, with nothing said on it yet but what was early.
 #[derive(Debug)]
 pub(crate) struct Dialled {
     pub(crate) connection: Connection,
     pub(crate) dialler: Dialler,
+    /// The server's TLS has taken it; what has become of it is not known yet.
+    pub(crate) early: Option<EarlyFlight>,
     /// When the attempt is over.
     pub(crate) deadline: Instant,
     /// Told whether the attempt came to anything, if it did not end the session.
@@ -152,7 +155,7 @@ impl Driver {
         link: &mut Option<Link>,
         dialled: Dialled,
     ) -> Result<(), SessionError> {
-        let Dialled { connection, dialler, deadline, outcome } = dialled;
+        let Dialled { connection, dialler, early, deadline, outcome } = dialled;
         let mut works = false;
         if let Some(old) = link {
             // Was it only slow? Then it has won.
@@ -178,7 +181,7 @@ impl Driver {
                 connection.close(code, &reason);
                 return Err(error);
             }
-            claimed = clock::until(deadline, claim(&shared, &connection, most)) => claimed,
+            claimed = clock::until(deadline, claim(&shared, &connection, early, most)) => claimed,
         };
         // After a handover there is still one to fence.
         let cause = if matches!(claimed, Some(Ok(_))) {
@@ -267,13 +270,25 @@ impl Driver {
 async fn claim(
     shared: &crate::session::SessionShared,
     connection: &Connection,
+    early: Option<EarlyFlight>,
     most: u64,
 ) -> Result<(Epoch, ControlReader, ControlWriter, PeerTable), ClaimFailed> {
     let lost = |lost: Lost| lost_while_claiming(shared, lost);
-    let (send, recv) = connection.open_bi().await.map_err(lost)?;
-    let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
+    let (mut early, mut reader, mut writer) = match early {
+        Some(flight) => (Some(flight.claim), flight.reader, flight.writer),
+        None => {
+            let (send, recv) = connection.open_bi().await.map_err(lost)?;
+            (None, ControlReader::new(recv), ControlWriter::new(send))
+        }
+    };
     let exporter = connection.exporter().map_err(lost)?;
-    let (claim, resume) = shared.table().core.claim(exporter);
+    let (claim, resume) = {
+        let core = &mut shared.table().core;
+        match &early {
+            Some(early) => core.claim_as(early.epoch(), exporter),
+            None => core.claim(exporter),
+        }
+    };
     let epoch = resume.epoch;
     writer.queue(&Frame::Resume(resume));
     for frame in measure(shared) {
@@ -303,9 +318,13 @@ async fn claim(
                 }
             }
             Ok(Frame::Unknown(_)) => {}
-            Ok(frame) => {
-                return Err(PeerMisbehaved::UnexpectedFrame { frame: frame.name() }.into());
-            }
+            Ok(frame) => match (frame, early.take()) {
+                // It comes first, or not at all.
+                (Frame::EarlyAnswer(answer), Some(early)) => early.on_answer(&answer)?,
+                (frame, _) => {
+                    return Err(PeerMisbehaved::UnexpectedFrame { frame: frame.name() }.into());
+                }
+            },
             Err(ControlError::Misbehaved(misbehaved)) => return Err(misbehaved.into()),
             Err(ControlError::Gone) => return Err(lost(connection.closed().await)),
         }

@@ -25,6 +25,7 @@
 
 mod backoff;
 mod budget;
+mod early;
 mod ids;
 mod pipe;
 mod recv;
@@ -38,6 +39,7 @@ mod token;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use budget::{Budget, PIPE_SHARE, shared_part};
+pub(crate) use early::EarlyClaim;
 pub(crate) use pipe::{Outgoing, PeerView, Pipe};
 pub(crate) use recv::ReadEnd;
 pub(crate) use resume::PeerTable;

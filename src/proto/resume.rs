@@ -142,7 +142,14 @@ impl SessionCore {
     /// Client: claims the session on a connection with this exporter output.
     /// Every attempt uses up an epoch (P-13).
     pub(crate) fn claim(&mut self, exporter: [u8; SECRET_LEN]) -> (Claim, Resume) {
-        self.epoch = self.epoch.next();
+        let epoch = self.next_epoch();
+        self.claim_as(epoch, exporter)
+    }
+
+    /// Client: as [`claim`](Self::claim), where an early claim has gone ahead with
+    /// this epoch.
+    pub(crate) fn claim_as(&mut self, epoch: Epoch, exporter: [u8; SECRET_LEN]) -> (Claim, Resume) {
+        self.epoch = epoch;
         let binding = self.binding(self.epoch, self.holder, &exporter);
         let resume = Resume {
             session: self.id,
@@ -276,7 +283,12 @@ impl SessionCore {
         Ok(replies)
     }
 
-    fn binding<'a>(
+    /// Client: an epoch above all that were used.
+    pub(super) fn next_epoch(&self) -> Epoch {
+        self.epoch.max(self.early_epoch).next()
+    }
+
+    pub(super) fn binding<'a>(
         &self,
         epoch: Epoch,
         holder: HolderId,

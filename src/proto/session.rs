@@ -46,6 +46,9 @@ pub(crate) struct SessionCore {
     pub(super) id: SessionId,
     /// Server: the last epoch accepted. Client: the last epoch tried.
     pub(super) epoch: Epoch,
+    /// The last epoch that an early claim has used up (P-36). Client: of those it
+    /// has made, server: of those it has let in.
+    pub(super) early_epoch: Epoch,
     /// Client: our own. Server: whoever resumed last.
     pub(super) holder: HolderId,
     pub(super) token: Token,
@@ -99,6 +102,7 @@ impl SessionCore {
             side,
             id,
             epoch: Epoch::FIRST,
+            early_epoch: Epoch::FIRST,
             holder,
             token: Token::new(Secret::new(secret)),
             local,

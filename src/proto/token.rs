@@ -32,7 +32,8 @@ pub(crate) struct Binding<'a> {
     pub(crate) session: SessionId,
     pub(crate) epoch: Epoch,
     pub(crate) holder: HolderId,
-    /// Exported from the TLS connection that carries the resume.
+    /// Exported from the TLS connection that carries the resume. In an early
+    /// claim, before there is such a thing, the client's nonce.
     pub(crate) exporter: &'a [u8; SECRET_LEN],
 }
 
@@ -49,6 +50,17 @@ impl Secret {
     /// What the server sends in `Resumed`.
     pub(crate) fn server_proof(&self, binding: Binding<'_>) -> [u8; SECRET_LEN] {
         self.derive(b"evermux server proof", binding)
+    }
+
+    /// What the client sends in `Early`. Bound to no connection: it opens nothing
+    /// but what P-36 allows.
+    pub(crate) fn early_proof(&self, binding: Binding<'_>) -> [u8; SECRET_LEN] {
+        self.derive(b"evermux early claim ", binding)
+    }
+
+    /// What the server sends in `EarlyAnswer`.
+    pub(crate) fn early_reply(&self, binding: Binding<'_>) -> [u8; SECRET_LEN] {
+        self.derive(b"evermux early reply ", binding)
     }
 
     /// The secret after a resume.
@@ -97,11 +109,28 @@ impl Token {
 
     /// Server: the secret that `proof` was made with, if it is a good one.
     pub(crate) fn check(&self, proof: &[u8; SECRET_LEN], binding: Binding<'_>) -> Option<Secret> {
+        self.find(proof, |secret| secret.client_proof(binding)).cloned()
+    }
+
+    /// Server: the secret that an early `proof` was made with, if it is a good one.
+    pub(crate) fn check_early(
+        &self,
+        proof: &[u8; SECRET_LEN],
+        binding: Binding<'_>,
+    ) -> Option<&Secret> {
+        self.find(proof, |secret| secret.early_proof(binding))
+    }
+
+    fn find(
+        &self,
+        proof: &[u8; SECRET_LEN],
+        prove: impl Fn(&Secret) -> [u8; SECRET_LEN],
+    ) -> Option<&Secret> {
         // Both are always computed: the time says nothing about which matched.
-        let newest = proofs_equal(proof, &self.newest.client_proof(binding));
+        let newest = proofs_equal(proof, &prove(&self.newest));
         let older = self.previous.as_ref();
-        let previous = older.filter(|secret| proofs_equal(proof, &secret.client_proof(binding)));
-        if newest { Some(self.newest.clone()) } else { previous.cloned() }
+        let previous = older.filter(|secret| proofs_equal(proof, &prove(secret)));
+        if newest { Some(&self.newest) } else { previous }
     }
 
     /// Server: whether `used`, which [`check`](Self::check) gave, is the secret
@@ -170,7 +199,7 @@ mod tests {
         assert!(server.check(&old, binding(&exporter, 7)).is_none());
     }
 
-    /// The test vector of the manual (P-15), computed apart from this code.
+    /// The test vectors of the manual (P-15, P-36), computed apart from this code.
     #[test]
     fn proofs_match_their_test_vector() {
         let binding = Binding {
@@ -192,6 +221,15 @@ mod tests {
         assert_eq!(
             hex(&secret.successor(binding).0[..]),
             "17305dcba624f4c33fbd132d3a9bb2617ff0ee48a7275e0a28299c3c8785d9b3"
+        );
+        let early = Binding { exporter: &[0x66; 32], ..binding };
+        assert_eq!(
+            hex(&secret.early_proof(early)),
+            "f18d978e8fbfe3655fb6740e420ac4d54e5f3876be849e897cb74bb53a70f9c7"
+        );
+        assert_eq!(
+            hex(&secret.early_reply(early)),
+            "6c59295832d01a7afd728bc80a28fe81bfbdb9063084052d38b17274d0730538"
         );
     }
 

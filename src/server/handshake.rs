@@ -12,8 +12,8 @@ use crate::control::{ControlError, ControlReader, ControlWriter};
 use crate::driver::{Attach, Resumed};
 use crate::id::SessionId;
 use crate::misbehaved::PeerMisbehaved;
-use crate::quic::{Attempt, Connection, Lost};
-use crate::wire::{Frame, Hello, Resume};
+use crate::quic::{Attempt, Completion, Connection, Lost};
+use crate::wire::{Early, EarlyAnswer, Frame, Hello, Resume};
 
 /// Why nothing came of a connection.
 enum Failed {
@@ -35,8 +35,8 @@ impl From<Lost> for Failed {
     }
 }
 
-/// Takes one connection as far as its first frames go, within the handshake
-/// timeout.
+/// Takes one connection through its handshake and as far as its first frames go,
+/// within the handshake timeout.
 pub(super) async fn receive(
     server: Arc<ServerShared>,
     attempt: Attempt,
@@ -44,18 +44,15 @@ pub(super) async fn receive(
 ) {
     let from = attempt.remote_addr();
     let deadline = clock::now() + server.config.handshake_timeout;
-    let Some(connection) = clock::until(deadline, attempt.accept()).await else {
-        tracing::debug!(%from, "no handshake in time");
-        return;
-    };
-    let connection = match connection {
-        Ok(connection) => connection,
+    let (connection, completion) = match attempt.accept() {
+        Ok(begun) => begun,
         Err(lost) => {
-            tracing::debug!(%from, %lost, "handshake failed");
+            tracing::debug!(%from, %lost, "no handshake");
             return;
         }
     };
-    match clock::until(deadline, first_frames(&server, &connection, &incoming)).await {
+    let first_frames = first_frames(&server, &connection, completion, &incoming);
+    match clock::until(deadline, first_frames).await {
         Some(Ok(())) => {}
         Some(Err(Failed::Refused)) => server.registry.count_refused(),
         Some(Err(Failed::Lost(lost))) => {
@@ -75,22 +72,54 @@ pub(super) async fn receive(
 async fn first_frames(
     server: &Arc<ServerShared>,
     connection: &Connection,
+    mut completion: Completion,
     incoming: &mpsc::Sender<Incoming>,
 ) -> Result<(), Failed> {
     let (send, recv) = connection.accept_bi().await?;
-    let (mut reader, writer) = (ControlReader::new(recv), ControlWriter::new(send));
+    let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
+    let mut went_ahead = false;
     loop {
         match next(connection, &mut reader).await? {
-            Frame::Hello(hello) => {
+            Frame::Early(early) if !went_ahead => {
+                went_ahead = true;
+                if let Some(answer) = let_in(server, connection, &early) {
+                    writer.queue(&Frame::EarlyAnswer(answer));
+                    flush(connection, &mut writer).await?;
+                }
+            }
+            Frame::Hello(hello) if !went_ahead => {
+                // Until then it may be a repetition (P-37).
+                completion.wait(connection).await?;
                 begin(server, connection, reader, writer, hello, incoming);
                 return Ok(());
             }
             Frame::Resume(resume) => {
+                completion.wait(connection).await?;
                 return resume_session(server, connection, reader, writer, resume).await;
             }
             Frame::Unknown(_) => {}
             frame => return Err(PeerMisbehaved::UnexpectedFrame { frame: frame.name() }.into()),
         }
+    }
+}
+
+/// What a client says before its handshake is complete is let in, or ignored: its
+/// full claim decides (P-36).
+fn let_in(server: &ServerShared, connection: &Connection, early: &Early) -> Option<EarlyAnswer> {
+    let entry = server.registry.find(early.session).filter(|_| server.config.early_data)?;
+    // That of the connection which the ticket comes from.
+    if connection.peer_fingerprint() != entry.session.peer {
+        return None;
+    }
+    let answer = entry.session.table().core.on_early_claim(early);
+    tracing::debug!(session = %early.session, let_in = answer.is_some(), "early claim");
+    answer
+}
+
+async fn flush(connection: &Connection, writer: &mut ControlWriter) -> Result<(), Failed> {
+    match writer.flush().await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(connection.closed().await.into()),
     }
 }
 

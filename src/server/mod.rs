@@ -86,6 +86,7 @@ impl Server {
         let listener = Listener::bind(
             local,
             &config.tls,
+            config.early_data,
             config.stable_key,
             limits.max_sessions,
             &transport,

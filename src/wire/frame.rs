@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use zeroize::Zeroizing;
 
 use super::codec::{DecodeError, Reader, peek_varint, put_varint};
+use super::early::{Early, EarlyAnswer};
 use crate::code::{CloseCode, RefuseCode};
 use crate::id::{Epoch, HolderId, PipeId, SessionId};
 
@@ -464,6 +465,8 @@ pub(crate) enum Frame {
     Ping(u64),
     Pong(u64),
     Close(Close),
+    Early(Early),
+    EarlyAnswer(EarlyAnswer),
     /// A type that this version does not know; its payload was skipped.
     Unknown(u64),
 }
@@ -483,6 +486,8 @@ impl Frame {
     const PING: u64 = 0x0c;
     const PONG: u64 = 0x0d;
     const CLOSE: u64 = 0x0e;
+    const EARLY: u64 = 0x0f;
+    const EARLY_ANSWER: u64 = 0x10;
 
     /// The name of the frame, for errors and logs.
     pub(crate) const fn name(&self) -> &'static str {
@@ -501,6 +506,8 @@ impl Frame {
             Self::Ping(_) => "PING",
             Self::Pong(_) => "PONG",
             Self::Close(_) => "CLOSE",
+            Self::Early(_) => "EARLY",
+            Self::EarlyAnswer(_) => "EARLY_ANSWER",
             Self::Unknown(_) => "unknown",
         }
     }
@@ -531,6 +538,8 @@ impl Frame {
             Self::Ping(_) => Self::PING,
             Self::Pong(_) => Self::PONG,
             Self::Close(_) => Self::CLOSE,
+            Self::Early(_) => Self::EARLY,
+            Self::EarlyAnswer(_) => Self::EARLY_ANSWER,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -550,6 +559,8 @@ impl Frame {
             Self::Stop(end) => encode_end(end.pipe, end.code, end.offset, out),
             Self::Ping(number) | Self::Pong(number) => put_varint(out, *number),
             Self::Close(frame) => frame.encode(out),
+            Self::Early(frame) => frame.encode(out),
+            Self::EarlyAnswer(frame) => frame.encode(out),
             Self::Unknown(_) => {}
         }
     }
@@ -577,6 +588,8 @@ impl Frame {
             Self::PING => Self::Ping(payload.varint()?),
             Self::PONG => Self::Pong(payload.varint()?),
             Self::CLOSE => Self::Close(Close::decode(payload)?),
+            Self::EARLY => Self::Early(Early::decode(payload)?),
+            Self::EARLY_ANSWER => Self::EarlyAnswer(EarlyAnswer::decode(payload)?),
             unknown => Self::Unknown(unknown),
         })
     }
@@ -711,6 +724,31 @@ mod tests {
             (
                 Frame::Close(Close { code: CloseCode::DONE, reason: Bytes::from_static(b"bye") }),
                 b"\x0e\x04\x01bye".to_vec(),
+            ),
+            (
+                Frame::Early(Early {
+                    session,
+                    epoch: Epoch::from_wire(2),
+                    holder,
+                    nonce: [0x66; 32],
+                    proof: [0x33; 32],
+                    reads: vec![(id(Side::Client, 0), 100), (id(Side::Client, 1), 0)],
+                }),
+                with(
+                    &[0x0f, 0x40, 102],
+                    &[
+                        &[0x11; 16],
+                        &[2],
+                        &[0xaa; 16],
+                        &[0x66; 32],
+                        &[0x33; 32],
+                        &[0, 0x40, 100, 2, 0],
+                    ],
+                ),
+            ),
+            (
+                Frame::EarlyAnswer(EarlyAnswer { epoch: Epoch::from_wire(2), proof: [0x44; 32] }),
+                with(&[0x10, 33], &[&[2], &[0x44; 32]]),
             ),
         ]
     }

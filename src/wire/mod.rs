@@ -10,11 +10,13 @@
 )]
 
 mod codec;
+mod early;
 mod frame;
 mod header;
 
 pub use codec::DecodeError;
 pub(crate) use codec::MAX_VARINT;
+pub(crate) use early::{Early, EarlyAnswer, NONCE_LEN};
 #[cfg(any(test, fuzzing))]
 pub(crate) use frame::FRAME_MAX;
 pub(crate) use frame::{

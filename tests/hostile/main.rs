@@ -2,6 +2,7 @@
 //! else notices.
 
 mod before_a_session;
+mod early;
 mod in_a_session;
 mod raw;
 mod resuming;

@@ -31,6 +31,8 @@ pub mod frames {
     pub const PING: u64 = 0x0c;
     pub const PONG: u64 = 0x0d;
     pub const CLOSE: u64 = 0x0e;
+    pub const EARLY: u64 = 0x0f;
+    pub const EARLY_ANSWER: u64 = 0x10;
 }
 
 /// Codes of CONNECTION_CLOSE (P-30).
@@ -121,6 +123,24 @@ impl Claim {
         self.derive(secret, b"evermux next secret ")
     }
 
+    /// With a nonce in the place of the exporter (P-36).
+    pub fn early_proof(&self, secret: &[u8; 32]) -> [u8; 32] {
+        self.derive(secret, b"evermux early claim ")
+    }
+
+    pub fn early_reply(&self, secret: &[u8; 32]) -> [u8; 32] {
+        self.derive(secret, b"evermux early reply ")
+    }
+
+    /// `EARLY`, with how far these pipes were read.
+    pub fn early(&self, proof: &[u8; 32], reads: &[(u64, u64)]) -> Vec<u8> {
+        let (epoch, nonce) = (varint(self.epoch), &self.exporter[..]);
+        let reads: Vec<u8> =
+            reads.iter().flat_map(|(pipe, read)| numbers(&[*pipe, *read])).collect();
+        let payload = [&self.session[..], &epoch, &self.holder, nonce, proof, &reads].concat();
+        frame(frames::EARLY, &payload)
+    }
+
     /// `RESUME`, without a table.
     pub fn resume(&self, proof: &[u8; 32]) -> Vec<u8> {
         let epoch = varint(self.epoch);
@@ -147,7 +167,7 @@ fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
 /// One end of a QUIC connection.
 pub struct Peer {
     pub connection: quinn::Connection,
-    _endpoint: quinn::Endpoint,
+    endpoint: quinn::Endpoint,
 }
 
 impl Peer {
@@ -159,9 +179,17 @@ impl Peer {
     /// From an endpoint with a configuration for clients.
     pub async fn connect_from(endpoint: quinn::Endpoint, addr: SocketAddr) -> Result<Self, String> {
         match endpoint.connect(addr, "localhost").unwrap().await {
-            Ok(connection) => Ok(Self { connection, _endpoint: endpoint }),
+            Ok(connection) => Ok(Self { connection, endpoint }),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Another connection, with a ticket of this one, that is used before its
+    /// handshake is complete.
+    pub fn dial_again(&self, addr: SocketAddr) -> (Self, quinn::ZeroRttAccepted) {
+        let connecting = self.endpoint.connect(addr, "localhost").unwrap();
+        let (connection, accepted) = connecting.into_0rtt().ok().expect("a ticket");
+        (Self { connection, endpoint: self.endpoint.clone() }, accepted)
     }
 
     /// The application code and reason with which the other side closes.
@@ -276,6 +304,7 @@ impl Dial {
             None => builder.with_no_client_auth(),
         };
         tls.alpn_protocols = vec![self.alpn.clone()];
+        tls.enable_early_data = true;
         let crypto = QuicClientConfig::try_from(tls).unwrap();
         let mut transport = quinn::TransportConfig::default();
         transport.stream_receive_window(self.window.into()).send_window(256 * 1024);
@@ -315,7 +344,19 @@ impl RawServer {
         Self { addr: endpoint.local_addr().unwrap(), pin: identity.fingerprint(), endpoint }
     }
 
+    /// One that takes early data.
+    pub fn eager() -> Self {
+        let identity = Identity::self_signed(&["localhost"]).unwrap();
+        let config = Self::config_with(&identity, ALPN, u32::MAX);
+        let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        Self::on(endpoint, &identity)
+    }
+
     pub fn config(identity: &Identity, alpn: &[u8]) -> quinn::ServerConfig {
+        Self::config_with(identity, alpn, 0)
+    }
+
+    fn config_with(identity: &Identity, alpn: &[u8], early_data: u32) -> quinn::ServerConfig {
         let (chain, key) = chain_and_key(identity);
         let mut tls = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -324,14 +365,22 @@ impl RawServer {
             .with_single_cert(chain, key)
             .unwrap();
         tls.alpn_protocols = vec![alpn.to_vec()];
+        tls.max_early_data_size = early_data;
         let crypto = QuicServerConfig::try_from(tls).unwrap();
         quinn::ServerConfig::with_crypto(Arc::new(crypto))
+    }
+
+    /// The next client, before its handshake is complete.
+    pub async fn accept_early(&self) -> Peer {
+        let connecting = self.endpoint.accept().await.expect("open").accept().unwrap();
+        let (connection, _) = connecting.into_0rtt().ok().expect("a server");
+        Peer { connection, endpoint: self.endpoint.clone() }
     }
 
     /// The next client, if its handshake succeeds.
     pub async fn accept(&self) -> Result<Peer, quinn::ConnectionError> {
         let connection = self.endpoint.accept().await.expect("open").await?;
-        Ok(Peer { connection, _endpoint: self.endpoint.clone() })
+        Ok(Peer { connection, endpoint: self.endpoint.clone() })
     }
 }
 
@@ -400,4 +449,7 @@ fn proofs_match_the_vectors_of_the_manual() {
     ] {
         assert_eq!(hex(derived)[..32], *vector);
     }
+    let early = Claim { exporter: [0x66; 32], ..claim };
+    assert_eq!(hex(early.early_proof(&secret))[..32], *"f18d978e8fbfe3655fb6740e420ac4d5");
+    assert_eq!(hex(early.early_reply(&secret))[..32], *"6c59295832d01a7afd728bc80a28fe81");
 }

@@ -57,7 +57,7 @@ async fn a_server_that_answers_hello_with_nonsense_is_told_so() {
     }
 }
 
-const SECRET: [u8; 32] = [0x22; 32];
+pub const SECRET: [u8; 32] = [0x22; 32];
 
 /// A client's session with a raw server.
 async fn begun_by(server: &RawServer) -> (Session, Peer, Control) {
@@ -76,7 +76,7 @@ async fn begun_by(server: &RawServer) -> (Session, Peer, Control) {
 
 /// The same: ten bytes are written on pipe c0, then the server asks for another
 /// connection.
-async fn detached_by(server: &RawServer) -> (Session, BackedPipe) {
+pub async fn detached_by(server: &RawServer) -> (Session, BackedPipe) {
     let (session, peer, _control) = begun_by(server).await;
     let mut pipe = session.open_pipe("").unwrap();
     pipe.write_all(b"0123456789").await.unwrap();
@@ -120,7 +120,7 @@ async fn comes_back(server: &RawServer) -> (Peer, Control, Claim) {
     (peer, control, claim)
 }
 
-fn resumed(epoch: u64, proof: &[u8; 32]) -> Vec<u8> {
+pub fn resumed(epoch: u64, proof: &[u8; 32]) -> Vec<u8> {
     frame(frames::RESUMED, &[&raw::varint(epoch)[..], proof].concat())
 }
 

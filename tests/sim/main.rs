@@ -92,6 +92,7 @@ use std::process::Command;
 
 mod congestion;
 mod dice;
+mod early;
 mod ledger;
 mod network;
 mod pace;
