@@ -445,8 +445,9 @@ impl ClientQuic {
         tls: &ClientTls,
         early_data: bool,
         transport: &Transport,
+        environment: &Environment,
     ) -> Result<Self, TlsError> {
-        let crypto = QuicClientConfig::try_from(tls.config(early_data)?)
+        let crypto = QuicClientConfig::try_from(tls.config(early_data, environment)?)
             .map_err(|error| TlsError::Other(error.to_string()))?;
         let config = quinn::ClientConfig::new(Arc::new(crypto));
         Ok(Self { config, transport: transport.clone() })
@@ -473,8 +474,9 @@ impl Listener {
         transport: &Transport,
         environment: &Environment,
     ) -> Result<Self, BindError> {
-        let crypto = QuicServerConfig::try_from(tls.config(max_sessions, early_data)?)
-            .map_err(|error| BindError::Tls(TlsError::Other(error.to_string())))?;
+        let crypto =
+            QuicServerConfig::try_from(tls.config(max_sessions, early_data, environment)?)
+                .map_err(|error| BindError::Tls(TlsError::Other(error.to_string())))?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(Arc::new(transport.to_quinn(None)));
 

@@ -6,6 +6,8 @@
 mod error;
 mod fingerprint;
 mod verify;
+#[cfg(feature = "simulation")]
+mod virtual_time;
 
 use std::any::Any;
 use std::fmt;
@@ -23,6 +25,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use zeroize::Zeroizing;
@@ -31,6 +34,7 @@ pub use self::error::TlsError;
 pub use self::fingerprint::{Fingerprint, ParseFingerprintError};
 use self::verify::{KeyVerifier, fingerprint_of};
 use crate::crypto::hmac_sha256;
+use crate::environment::Environment;
 use crate::wire::ALPN;
 
 /// The exporter label (RFC 8446 section 7.5) of the keying material that binds a
@@ -289,8 +293,12 @@ impl ClientTls {
 
     /// A configuration with its own, empty store of session tickets. `early_data`:
     /// they may be used to send data before the handshake is complete.
-    pub(crate) fn config(&self, early_data: bool) -> Result<ClientConfig, TlsError> {
-        let builder = ClientConfig::builder_with_provider(provider())
+    pub(crate) fn config(
+        &self,
+        early_data: bool,
+        environment: &Environment,
+    ) -> Result<ClientConfig, TlsError> {
+        let builder = ClientConfig::builder_with_details(provider(), time(environment))
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| TlsError::Other(error.to_string()))?
             .dangerous() // Every verifier in this file checks what it says.
@@ -357,8 +365,13 @@ impl ServerTls {
     /// A configuration with its own, empty store of session tickets, large enough
     /// for `sessions` clients. `early_data`: they allow data before the handshake is
     /// complete.
-    pub(crate) fn config(&self, sessions: u32, early_data: bool) -> Result<ServerConfig, TlsError> {
-        let mut config = ServerConfig::builder_with_provider(provider())
+    pub(crate) fn config(
+        &self,
+        sessions: u32,
+        early_data: bool,
+        environment: &Environment,
+    ) -> Result<ServerConfig, TlsError> {
+        let mut config = ServerConfig::builder_with_details(provider(), time(environment))
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| TlsError::Other(error.to_string()))?
             .with_client_cert_verifier(Arc::clone(&self.clients))
@@ -414,6 +427,17 @@ fn stored_tickets(sessions: u32) -> usize {
         .unwrap_or(usize::MAX)
         .saturating_mul(TICKETS_SENT)
         .clamp(STORED_TICKETS_MIN, STORED_TICKETS_MAX)
+}
+
+/// The clock that tells the age of tickets and certificates.
+fn time(environment: &Environment) -> Arc<dyn TimeProvider> {
+    #[cfg(feature = "simulation")]
+    if environment.world.is_some() {
+        return Arc::new(virtual_time::VirtualTime);
+    }
+    #[cfg(not(feature = "simulation"))]
+    let _ = environment;
+    Arc::new(DefaultTimeProvider)
 }
 
 /// The feature's crypto provider.

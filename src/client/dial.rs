@@ -13,6 +13,7 @@ use crate::config::ClientConfig;
 use crate::driver::EarlyFlight;
 use crate::environment::Environment;
 use crate::error::DialError;
+use crate::event::LinkState;
 use crate::quic::{ClientQuic, Connection, DialFailed, Dialler, Handshake, Lost};
 use crate::session::SessionShared;
 
@@ -73,7 +74,11 @@ pub(super) async fn dial(
             biased;
             () = clock::sleep_until(Some(deadline)) => Step::TimedOut,
             Some(ended) = attempts.join_next(), if !attempts.is_empty() => match ended {
-                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Ok(connected)) => {
+                    // Before it is used: no other takes the pipes with it any more.
+                    attempts.shutdown().await;
+                    return Ok(connected);
+                }
                 Ok(Err(error)) => Step::Failed(error),
                 Err(_) => Step::Failed(timed_out()),
             },
@@ -122,7 +127,7 @@ fn attempt(
     let dialler = Dialler::bind(config.local_ip, addr, &transport, &config.environment)
         .map_err(|error| DialError::Socket { target: addr, reason: error.to_string() });
     let (quic, server_name) = (Arc::new(quic.clone()), target.server_name.clone());
-    let environment = config.environment.clone();
+    let (environment, most) = (config.environment.clone(), config.session.optimistic_replay);
     async move {
         let dialler = dialler?;
         tracing::debug!(%addr, "dialling");
@@ -132,7 +137,7 @@ fn attempt(
         let explain = |failed| explain(failed, addr);
         let handshake = dialler.connect(addr, &server_name, &quic, last_rtt).map_err(explain)?;
         let complete = match session {
-            Some(session) => complete_early(handshake, &session, &environment).await,
+            Some(session) => complete_early(handshake, &session, &environment, most).await,
             None => handshake.complete().await.map(|connection| (connection, None)),
         };
         let (connection, early) = complete.map_err(|lost| explain(DialFailed::Lost(lost)))?;
@@ -146,13 +151,16 @@ async fn complete_early(
     handshake: Handshake,
     session: &Arc<SessionShared>,
     environment: &Environment,
+    most: u64,
 ) -> Result<(Connection, Option<EarlyFlight>), Lost> {
     let (connection, mut completion) = match handshake.early() {
         Ok(early) => early,
         Err(handshake) => return Ok((handshake.complete().await?, None)),
     };
-    let nonce = environment.random().ok();
-    let flight = nonce.and_then(|nonce| EarlyFlight::launch(session, &connection, nonce));
+    // A connection that works brings all that is owed itself.
+    let works = matches!(session.link_state(), LinkState::Attached { .. });
+    let nonce = environment.random().ok().filter(|_| !works);
+    let flight = nonce.and_then(|nonce| EarlyFlight::launch(session, &connection, nonce, most));
     let taken = completion.wait(&connection).await?;
     tracing::debug!(taken, "early data");
     Ok((connection, flight.filter(|_| taken)))

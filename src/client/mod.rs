@@ -54,7 +54,12 @@ impl Client {
     /// The settings contradict each other, or the TLS identity cannot be used.
     pub fn new(config: ClientConfig) -> Result<Self, BindError> {
         config.check()?;
-        let quic = ClientQuic::new(&config.tls, config.early_data, &config.session.transport())?;
+        let quic = ClientQuic::new(
+            &config.tls,
+            config.early_data,
+            &config.session.transport(),
+            &config.environment,
+        )?;
         let lookout = Lookout::default();
         Ok(Self { shared: Arc::new(ClientShared { config, quic, lookout }) })
     }

@@ -1,17 +1,15 @@
 //! An attached connection: control frames, streams, probes.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use super::begin::{Beginnings, Begun};
 use super::liveness::{Liveness, Signs, Verdict};
 use super::{Driver, LinkEnd};
 use crate::clock::{self, Instant, sleep_until};
@@ -23,7 +21,7 @@ use crate::misbehaved::PeerMisbehaved;
 use crate::pipe::{Host, PipeShared, Wants};
 use crate::proto::{Accepted, Located, Outgoing};
 use crate::quic::{Connection, Dialler, RecvStream, SendStream};
-use crate::wire::{ACK_ENTRIES_MAX, Ack, Close, DecodeError, Frame, Header};
+use crate::wire::{ACK_ENTRIES_MAX, Ack, Close, DecodeError, Frame};
 
 /// How long an ack that is not urgent waits for company. QUIC delays its own as
 /// long by default (RFC 9000 section 18.2, max_ack_delay).
@@ -36,14 +34,8 @@ const VIGIL: Duration = Duration::from_millis(500);
 /// time is one.
 const SETTLES: Duration = Duration::from_millis(100);
 
-/// Most bytes of a stream read at a time while its header is awaited.
-const HEADER_READ: usize = 64 * 1024;
-
 /// Free streams that the peer is kept supplied with.
 const STREAM_HEADROOM: u64 = 32;
-
-/// A stream whose header has come, with what came after it.
-type Begun = (SendStream, RecvStream, Header, Bytes);
 
 /// An attached connection.
 pub(super) struct Link {
@@ -56,8 +48,11 @@ pub(super) struct Link {
     /// Replays under way, one task for each pipe that has something to catch up
     /// with, and streams that linger. Dropped with the link.
     pumps: JoinSet<()>,
-    /// Streams whose header is not complete; bounded by the peer's stream limit.
-    begin: JoinSet<Result<Option<Begun>, DecodeError>>,
+    /// Streams whose header is not complete.
+    pub(super) begin: Beginnings,
+    /// Server: the epoch of an early claim that the client has not gone on with. Its
+    /// streams are dropped.
+    pub(super) forgone: Option<Epoch>,
     /// Pipes that wait for a stream: the peer's limit allows no more now.
     opening: VecDeque<Arc<PipeShared>>,
     /// How many streams the peer may have open.
@@ -101,7 +96,8 @@ impl Link {
             reader,
             writer,
             pumps: JoinSet::new(),
-            begin: JoinSet::new(),
+            begin: Beginnings::default(),
+            forgone: None,
             opening: VecDeque::new(),
             streams,
             acks_due: None,
@@ -230,17 +226,16 @@ impl Driver {
                     }
                 },
                 Some(_) = link.pumps.join_next(), if !link.pumps.is_empty() => Ok(()),
-                Some(begun) = link.begin.join_next(), if !link.begin.is_empty() => match begun {
-                    Ok(begun) => self.on_begun(link, begun),
-                    // It was cancelled or has panicked; the stream is gone.
-                    Err(_) => Ok(()),
-                },
+                begun = link.begin.next() => self.on_begun(link, begun),
                 stream = link.connection.open_bi(), if !link.opening.is_empty() => match stream {
                     Ok(stream) => self.on_opened(link, stream),
                     Err(lost) => Err(LinkEnd::Lost(lost)),
                 },
                 stream = link.connection.accept_bi() => match stream {
-                    Ok((send, recv)) => self.on_stream(link, send, recv),
+                    Ok(stream) => match link.begin.start(stream) {
+                        Some(begun) => self.on_begun(link, begun),
+                        None => Ok(()),
+                    },
                     Err(lost) => Err(LinkEnd::Lost(lost)),
                 },
             };
@@ -519,34 +514,20 @@ impl Driver {
         Ok(())
     }
 
-    /// The peer has opened a stream.
-    fn on_stream(
-        &mut self,
-        link: &mut Link,
-        send: SendStream,
-        recv: RecvStream,
-    ) -> Result<(), LinkEnd> {
-        // The header is nearly always there already.
-        let mut begin: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(begin(send, recv));
-        match begin.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(begun) => self.on_begun(link, begun),
-            Poll::Pending => {
-                link.begin.spawn(begin);
-                Ok(())
-            }
-        }
-    }
-
+    /// The header of a stream that the peer has opened has come.
     fn on_begun(
         &mut self,
         link: &mut Link,
         begun: Result<Option<Begun>, DecodeError>,
     ) -> Result<(), LinkEnd> {
         self.confirmed = true;
-        let Some((send, recv, header, ahead)) = begun.map_err(PeerMisbehaved::from)? else {
+        let Some(Begun { stream, header, ahead }) = begun.map_err(PeerMisbehaved::from)? else {
             // Given up before its header came: the control stream says so.
             return Ok(());
         };
+        if link.forgone == Some(header.epoch) {
+            return Ok(());
+        }
         let (accepted, live, max) = {
             let mut table = self.shared.table();
             let accepted = table.core.on_header(&header, link.epoch)?;
@@ -556,13 +537,13 @@ impl Driver {
             Accepted::New(core) => {
                 let pipe = PipeShared::new(*core, self.shared.side, self.shared.host.clone());
                 link.expect_streams(live, max);
-                pipe.attach(link.epoch, (send, recv), Some((header.start, ahead)))?;
+                pipe.attach(link.epoch, stream, Some((header.start, ahead)))?;
                 self.shared.arrive(pipe.clone());
                 pipe
             }
             Accepted::Known => match self.shared.pipe(header.pipe) {
                 Some(pipe) => {
-                    pipe.attach(link.epoch, (send, recv), Some((header.start, ahead)))?;
+                    pipe.attach(link.epoch, stream, Some((header.start, ahead)))?;
                     pipe
                 }
                 // Done: dropping the stream refuses it, the tables say the rest.
@@ -571,27 +552,6 @@ impl Driver {
         };
         self.visit(link, &[pipe], false);
         Ok(())
-    }
-}
-
-/// Reads a stream up to the end of its header; `None` if the peer gave the
-/// stream up before.
-async fn begin(send: SendStream, mut recv: RecvStream) -> Result<Option<Begun>, DecodeError> {
-    let mut read = BytesMut::new();
-    loop {
-        let Ok(Some(chunk)) = recv.read_chunk(HEADER_READ).await else {
-            return Ok(None);
-        };
-        let mut bytes = if read.is_empty() {
-            chunk
-        } else {
-            read.extend_from_slice(&chunk);
-            read.split().freeze()
-        };
-        match Header::decode(&mut bytes)? {
-            Some(header) => return Ok(Some((send, recv, header, bytes))),
-            None => read.extend_from_slice(&bytes),
-        }
     }
 }
 

@@ -16,6 +16,7 @@
 //! - [`resume`] brings a new connection from the role (the
 //!   client's dialler, the server's accept loop) to attached.
 
+mod begin;
 mod early;
 mod link;
 mod liveness;
@@ -26,7 +27,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-pub(crate) use self::early::EarlyFlight;
+pub(crate) use self::begin::{Beginnings, Begun};
+pub(crate) use self::early::{EarlyFlight, EarlyStreams};
 pub(crate) use self::resume::{Attach, Dialled, Resumed};
 use crate::clock::{self, sleep_until};
 use crate::code::{CloseCode, LinkCode};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::early::EarlyFlight;
+use super::begin::Beginnings;
+use super::early::{EarlyFlight, EarlyStreams, owing_little};
 use super::link::Link;
 use super::{Driver, LinkEnd};
 use crate::clock::{self, Instant};
@@ -20,10 +21,6 @@ use crate::pipe::PipeShared;
 use crate::proto::PeerTable;
 use crate::quic::{Connection, Dialler, Lost};
 use crate::wire::{Frame, Refused, Resume, SECRET_LEN};
-
-/// So many pipes may send all that one may along with a claim: more would be a burst
-/// on a network that has just come back.
-const EARLY_PIPES: u64 = 4;
 
 /// A handover goes on reading from the old connection if no more than so many bytes
 /// came while the new one was dialled, which takes a round trip: what fits into the
@@ -51,6 +48,12 @@ pub(crate) struct Resumed {
     pub(crate) resume: Resume,
     pub(crate) exporter: [u8; SECRET_LEN],
     pub(crate) table: PeerTable,
+    /// The streams of its early flight that were let in.
+    pub(crate) early: Option<EarlyStreams>,
+    /// Others that it has opened so far.
+    pub(crate) begin: Beginnings,
+    /// The epoch of an early claim that it has not gone on with.
+    pub(crate) forgone: Option<Epoch>,
 }
 
 /// A connection to the server, with nothing said on it yet but what was early.
@@ -64,6 +67,16 @@ pub(crate) struct Dialled {
     pub(crate) deadline: Instant,
     /// Told whether the attempt came to anything, if it did not end the session.
     pub(crate) outcome: oneshot::Sender<Result<(), DialError>>,
+}
+
+/// A claim that the server has answered.
+struct Claimed {
+    epoch: Epoch,
+    reader: ControlReader,
+    writer: ControlWriter,
+    table: PeerTable,
+    /// Those that were opened before the answer came.
+    streams: EarlyStreams,
 }
 
 /// Why a claim came to nothing.
@@ -103,7 +116,8 @@ impl Driver {
         link: &mut Option<Link>,
         resumed: Resumed,
     ) -> Result<(), SessionError> {
-        let Resumed { connection, reader, mut writer, resume, exporter, table } = resumed;
+        let Resumed { connection, reader, mut writer, resume, exporter, table, .. } = resumed;
+        let early = resumed.early;
         // Another resume may have been accepted since the first check.
         let checked = {
             let session = self.shared.table();
@@ -132,14 +146,24 @@ impl Driver {
             connection.close(LinkCode::Detach, b"");
             return Ok(());
         };
+        if early.is_none() {
+            // What went ahead with this epoch has come on another connection: that is
+            // a repetition, and its streams are not those of the client.
+            self.shared.pipes().iter().for_each(|pipe| pipe.drop_early(resume.epoch));
+        }
         writer.queue(&Frame::Resumed(granted));
         for frame in self.measure() {
             writer.queue(&frame);
         }
         self.confirmed = true;
         let streams = self.config.initial_stream_limit();
-        let new = Link::new(connection, resume.epoch, reader, writer, streams);
-        self.adopt(link.insert(new), &table)
+        let mut new = Link::new(connection, resume.epoch, reader, writer, streams);
+        new.begin = resumed.begin;
+        new.forgone = resumed.forgone;
+        let adopted = self.adopt(link.insert(new), &table);
+        // They are the streams of their pipes by now, or of no use.
+        drop(early);
+        adopted
     }
 
     /// Client: fence, measure, claim; attach when the answer is good. A connection
@@ -193,7 +217,7 @@ impl Driver {
             self.fence(link, cause, LinkCode::Replaced);
         }
         let failed = match claimed {
-            Some(Ok((epoch, reader, writer, table))) => {
+            Some(Ok(Claimed { epoch, reader, writer, table, streams: _early })) => {
                 let streams = self.config.initial_stream_limit();
                 let mut new = Link::new(connection, epoch, reader, writer, streams);
                 new.dialler = Some(dialler);
@@ -206,7 +230,6 @@ impl Driver {
                 if let SessionError::PeerMisbehaved(misbehaved) = &error {
                     connection.close(LinkCode::Violation, misbehaved.to_string().as_bytes());
                 }
-                self.drop_early();
                 // What we wanted to close is not there any more: as good.
                 return Err(match error {
                     SessionError::UnknownSession if self.close_sent => super::closed(),
@@ -218,16 +241,9 @@ impl Driver {
                 DialError::Lost { reason: "the server did not answer the resume in time".into() }
             }
         };
-        self.drop_early();
         connection.close(LinkCode::Detach, b"");
         let _ = outcome.send(Err(failed));
         Ok(())
-    }
-
-    /// Lets go of what was sent along with a claim that came to nothing.
-    fn drop_early(&self) {
-        let epoch = self.shared.table().core.epoch();
-        self.shared.pipes().iter().for_each(|pipe| pipe.drop_early(epoch));
     }
 
     /// Our table; only behind a fence.
@@ -272,20 +288,24 @@ async fn claim(
     connection: &Connection,
     early: Option<EarlyFlight>,
     most: u64,
-) -> Result<(Epoch, ControlReader, ControlWriter, PeerTable), ClaimFailed> {
+) -> Result<Claimed, ClaimFailed> {
     let lost = |lost: Lost| lost_while_claiming(shared, lost);
-    let (mut early, mut reader, mut writer) = match early {
-        Some(flight) => (Some(flight.claim), flight.reader, flight.writer),
+    let (flown, mut reader, mut writer) = match early {
+        Some(EarlyFlight { claim, reader, writer, streams }) => {
+            (Some((claim, streams)), reader, writer)
+        }
         None => {
             let (send, recv) = connection.open_bi().await.map_err(lost)?;
             (None, ControlReader::new(recv), ControlWriter::new(send))
         }
     };
+    let (mut early, streams) = flown.unzip();
     let exporter = connection.exporter().map_err(lost)?;
     let (claim, resume) = {
         let core = &mut shared.table().core;
-        match &early {
+        match early.as_ref().filter(|early| core.is_latest(early)) {
             Some(early) => core.claim_as(early.epoch(), exporter),
+            // A later flight, on another connection, has taken the pipes with it.
             None => core.claim(exporter),
         }
     };
@@ -294,7 +314,10 @@ async fn claim(
     for frame in measure(shared) {
         writer.queue(&frame);
     }
-    replay_early(shared, connection, epoch, most);
+    let streams = streams.filter(|streams| streams.epoch() == epoch);
+    let mut streams = streams.unwrap_or_else(|| EarlyStreams::new(epoch, most));
+    // What little is owed goes right behind the claim, if it has not gone ahead.
+    streams.open(connection, owing_little(shared, most));
     let mut table = shared.table().core.expect_table();
     let mut answered = false;
     loop {
@@ -314,13 +337,18 @@ async fn claim(
             }
             Ok(frame) if answered => {
                 if table.on_frame(frame)? {
-                    return Ok((epoch, reader, writer, table));
+                    return Ok(Claimed { epoch, reader, writer, table, streams });
                 }
             }
             Ok(Frame::Unknown(_)) => {}
             Ok(frame) => match (frame, early.take()) {
                 // It comes first, or not at all.
-                (Frame::EarlyAnswer(answer), Some(early)) => early.on_answer(&answer)?,
+                (Frame::EarlyAnswer(answer), Some(early)) => {
+                    early.on_answer(&answer)?;
+                    if answer.epoch == epoch {
+                        streams.trust();
+                    }
+                }
                 (frame, _) => {
                     return Err(PeerMisbehaved::UnexpectedFrame { frame: frame.name() }.into());
                 }
@@ -328,33 +356,6 @@ async fn claim(
             Err(ControlError::Misbehaved(misbehaved)) => return Err(misbehaved.into()),
             Err(ControlError::Gone) => return Err(lost(connection.closed().await)),
         }
-    }
-}
-
-/// Opens streams for our pipes right behind the claim, as far as the server allows
-/// without being asked, and sends along what little is owed: at most `most` bytes in
-/// each pipe.
-fn replay_early(
-    shared: &crate::session::SessionShared,
-    connection: &Connection,
-    epoch: Epoch,
-    most: u64,
-) {
-    let mut left = most.saturating_mul(EARLY_PIPES);
-    let due = |pipe: Arc<PipeShared>| pipe.early_due().map(|due| (due, pipe));
-    let mut pipes: Vec<(u64, Arc<PipeShared>)> =
-        shared.pipes().into_iter().filter_map(due).filter(|(due, _)| *due <= most).collect();
-    // Interactive pipes first, as after the answer; then those that owe nothing, whose
-    // streams may be what the server waits for.
-    pipes.sort_by_key(|(due, pipe)| (*due == 0, *due, pipe.id()));
-    for (due, pipe) in pipes {
-        if most == 0 || due > left {
-            return;
-        }
-        let Some(stream) = connection.try_open_bi() else { return };
-        left -= due;
-        // Only what a peer has said could be wrong, and it has said nothing yet.
-        let _ = pipe.attach_early(epoch, stream, None, 0, most);
     }
 }
 

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::shared::{PipeShared, State};
+use super::shared::{PipeShared, State, wake};
 use super::streams::{CHUNK_MAX, Rx, Tx};
 use crate::id::Epoch;
 use crate::misbehaved::PeerMisbehaved;
@@ -43,7 +43,7 @@ impl PipeShared {
     /// Takes streams of a connection that is not attached yet, and hands over the
     /// header and up to `most` bytes: from `from` on, which is where the peer's
     /// application stands as far as is known. `begun` is as in
-    /// [`attach`](Self::attach). An earlier early stream is let go of.
+    /// [`attach`](Self::attach). Of early streams those of the highest epoch count.
     pub(crate) fn attach_early(
         &self,
         epoch: Epoch,
@@ -54,7 +54,8 @@ impl PipeShared {
     ) -> Result<(), PeerMisbehaved> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.ended.is_some() {
+        let is_late = state.early.as_ref().is_some_and(|early| early.epoch > epoch);
+        if state.ended.is_some() || is_late {
             return Ok(());
         }
         let (send, recv) = stream;
@@ -62,6 +63,11 @@ impl PipeShared {
         let rx = state.core.recv.end().is_none().then_some(rx);
         // What was acknowledged in the meantime was read.
         let start = from.max(state.core.send.acked());
+        // Bulk goes on from where the reader stands when the connection is attached,
+        // which may be far from here: an acceptor's header waits for its first byte.
+        let opener = self.id.opener() == self.side;
+        let bulk = state.core.send.written().saturating_sub(start) > most;
+        let most = if bulk && !opener { 0 } else { most };
         let header = state.core.header_at(self.side, epoch, start).encode();
         let tx = Tx::new(send, epoch, header);
         tx.stream.set_priority(state.priority);
@@ -73,7 +79,8 @@ impl PipeShared {
     /// Hands to the early stream what it may carry and has not had yet. What it does
     /// not take follows when its connection is attached.
     pub(super) fn carry_early(&self, state: &mut State) {
-        let Some(early) = state.early.as_mut().filter(|early| !early.tx.finished) else { return };
+        let through = |early: &Early| early.tx.finished || early.tx.gone;
+        let Some(early) = state.early.as_mut().filter(|early| !through(early)) else { return };
         let opener = self.id.opener() == self.side;
         let mut cx = Context::from_waker(Waker::noop());
         loop {
@@ -88,7 +95,8 @@ impl PipeShared {
             match early.tx.poll_write(&mut cx, &chunk) {
                 Poll::Ready(Ok(taken)) => early.sent += taken as u64,
                 Poll::Ready(Err(_)) => {
-                    state.early = None;
+                    // The other direction may go on.
+                    early.tx.gone = true;
                     return;
                 }
                 Poll::Pending => return,
@@ -98,6 +106,20 @@ impl PipeShared {
                 early.tx.finished = true;
                 return;
             }
+        }
+    }
+
+    /// The peer has shown on the connection of `epoch` that the session is its own:
+    /// the application may have what comes there. Not of a pipe that the peer may
+    /// not have seen: with bytes of it in hand, its table, which came before them,
+    /// would look like that of somebody who has forgotten it.
+    pub(crate) fn trust_early(&self, epoch: Epoch) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let known = self.id.opener() != self.side || state.core.is_known();
+        if let Some(early) = state.early.as_mut().filter(|early| early.epoch == epoch && known) {
+            early.trusted = true;
+            wake(&mut state.reader);
         }
     }
 
@@ -113,7 +135,13 @@ impl PipeShared {
         let Some(early) = state.early.take().filter(|early| early.epoch == epoch) else {
             return 0;
         };
-        let Early { mut tx, rx, start, sent, .. } = early;
+        let Early { mut tx, rx, mut start, mut sent, .. } = early;
+        let opener = self.id.opener() == self.side;
+        if !opener && tx.header == state.core.header_at(self.side, epoch, start).encode() {
+            // Nothing of it has gone out: it need not begin where it would have.
+            (start, sent) = (state.core.send.acked(), state.core.send.acked());
+            tx.header = state.core.header_at(self.side, epoch, start).encode();
+        }
         let send = &mut state.core.send;
         let replayed = send.sent_before(sent).saturating_sub(start);
         tx.filler = send.carry_on(sent);

@@ -163,10 +163,10 @@ impl PipeShared {
             },
             _ => {
                 state.core.send.write(chunk);
-                self.carry_early(state);
                 room
             }
         };
+        self.carry_early(state);
         self.settle(state);
         self.host.count_written(taken as u64);
         Poll::Ready(Ok(taken))

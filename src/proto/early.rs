@@ -69,6 +69,11 @@ impl SessionCore {
         (EarlyClaim { epoch, expected }, early)
     }
 
+    /// Client: whether no early claim was made after this one.
+    pub(crate) fn is_latest(&self, claim: &EarlyClaim) -> bool {
+        claim.epoch == self.early_epoch
+    }
+
     /// Server: whether an early claim is let in, and with what answer. Each is once
     /// at most, and only that of who resumed last: another holder's bytes have no
     /// place beside its.

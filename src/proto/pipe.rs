@@ -76,6 +76,13 @@ impl Pipe {
         Header { kind, epoch, pipe: self.id, start }
     }
 
+    /// Whether the peer has shown that it has seen a pipe that we opened: it has told
+    /// us, or we had bytes or an end from it.
+    pub(crate) fn is_known(&self) -> bool {
+        let heard = self.recv.read() > 0 || self.recv.is_done();
+        self.seen || self.send.acked() > 0 || heard
+    }
+
     /// Whether both sides know the ends of both directions: the pipe can be
     /// forgotten.
     pub(crate) fn is_retired(&self) -> bool {
@@ -134,12 +141,8 @@ impl Pipe {
                 self.recv.on_gone()
             }
             PeerView::Unseen => {
-                let forgotten = PeerMisbehaved::PipeForgotten { pipe: self.id };
-                // It told us before that it had seen it, or we had bytes or an
-                // end from it.
-                let heard = self.recv.read() > 0 || self.recv.is_done();
-                if self.seen || self.send.acked() > 0 || heard {
-                    return Err(forgotten);
+                if self.is_known() {
+                    return Err(PeerMisbehaved::PipeForgotten { pipe: self.id });
                 }
                 Ok(())
             }

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use super::early::Flight;
 use super::{Door, Incoming, ServerShared, refuse};
 use crate::clock;
 use crate::code::{LinkCode, RefuseCode};
 use crate::control::{ControlError, ControlReader, ControlWriter};
 use crate::driver::{Attach, Resumed};
-use crate::id::SessionId;
+use crate::id::{Epoch, SessionId};
 use crate::misbehaved::PeerMisbehaved;
 use crate::quic::{Attempt, Completion, Connection, Lost};
-use crate::wire::{Early, EarlyAnswer, Frame, Hello, Resume};
+use crate::wire::{Frame, Hello, Resume};
 
 /// Why nothing came of a connection.
-enum Failed {
+pub(super) enum Failed {
     /// It was refused, and told so.
     Refused,
     Lost(Lost),
@@ -77,17 +78,23 @@ async fn first_frames(
 ) -> Result<(), Failed> {
     let (send, recv) = connection.accept_bi().await?;
     let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
-    let mut went_ahead = false;
+    let (mut early, mut flight) = (None, None);
     loop {
-        match next(connection, &mut reader).await? {
-            Frame::Early(early) if !went_ahead => {
-                went_ahead = true;
-                if let Some(answer) = let_in(server, connection, &early) {
+        let frame = tokio::select! {
+            biased;
+            frame = next(connection, &mut reader) => frame?,
+            failed = take_in(&mut flight, connection) => return Err(failed),
+        };
+        match frame {
+            Frame::Early(claim) if early.is_none() => {
+                early = Some(claim.epoch);
+                if let Some((let_in, answer)) = Flight::let_in(server, connection, claim) {
+                    flight = Some(let_in);
                     writer.queue(&Frame::EarlyAnswer(answer));
                     flush(connection, &mut writer).await?;
                 }
             }
-            Frame::Hello(hello) if !went_ahead => {
+            Frame::Hello(hello) if early.is_none() => {
                 // Until then it may be a repetition (P-37).
                 completion.wait(connection).await?;
                 begin(server, connection, reader, writer, hello, incoming);
@@ -95,7 +102,9 @@ async fn first_frames(
             }
             Frame::Resume(resume) => {
                 completion.wait(connection).await?;
-                return resume_session(server, connection, reader, writer, resume).await;
+                let flight = flight.filter(|flight| flight.is_of(resume.session, resume.epoch));
+                let claim = Claim { reader, writer, resume, early, flight };
+                return resume_session(server, connection, claim).await;
             }
             Frame::Unknown(_) => {}
             frame => return Err(PeerMisbehaved::UnexpectedFrame { frame: frame.name() }.into()),
@@ -103,17 +112,12 @@ async fn first_frames(
     }
 }
 
-/// What a client says before its handshake is complete is let in, or ignored: its
-/// full claim decides (P-36).
-fn let_in(server: &ServerShared, connection: &Connection, early: &Early) -> Option<EarlyAnswer> {
-    let entry = server.registry.find(early.session).filter(|_| server.config.early_data)?;
-    // That of the connection which the ticket comes from.
-    if connection.peer_fingerprint() != entry.session.peer {
-        return None;
+/// Takes in the streams of an early flight, if there is one.
+async fn take_in(flight: &mut Option<Flight>, connection: &Connection) -> Failed {
+    match flight {
+        Some(flight) => flight.take_in(connection).await,
+        None => std::future::pending().await,
     }
-    let answer = entry.session.table().core.on_early_claim(early);
-    tracing::debug!(session = %early.session, let_in = answer.is_some(), "early claim");
-    answer
 }
 
 async fn flush(connection: &Connection, writer: &mut ControlWriter) -> Result<(), Failed> {
@@ -169,14 +173,24 @@ fn begin(
     }
 }
 
+/// What a client that comes back has said up to its `RESUME`.
+struct Claim {
+    reader: ControlReader,
+    writer: ControlWriter,
+    resume: Resume,
+    /// The epoch of its early claim.
+    early: Option<Epoch>,
+    /// Its early flight, if it was let in and this is its session and epoch.
+    flight: Option<Flight>,
+}
+
 /// A client has come back: its proof, then its table, then its session (P-14).
 async fn resume_session(
     server: &Arc<ServerShared>,
     connection: &Connection,
-    mut reader: ControlReader,
-    writer: ControlWriter,
-    resume: Resume,
+    claim: Claim,
 ) -> Result<(), Failed> {
+    let Claim { mut reader, writer, resume, early, flight } = claim;
     let session = resume.session;
     let turn_away = |code, attached| {
         tracing::debug!(%session, %code, "resume refused");
@@ -203,7 +217,11 @@ async fn resume_session(
     })?;
     while !table.on_frame(next(connection, &mut reader).await?)? {}
     let connection = connection.clone();
-    let resumed = Resumed { connection, reader, writer, resume, exporter, table };
+    let forgone = early.filter(|epoch| *epoch != resume.epoch);
+    let (early, begin) = flight.map(Flight::land).unzip();
+    let begin = begin.unwrap_or_default();
+    let resumed =
+        Resumed { connection, reader, writer, resume, exporter, table, early, begin, forgone };
     let attach = Attach::Resumed(Box::new(resumed));
     match entry.attaches.send(attach).await {
         Ok(()) => {

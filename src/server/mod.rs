@@ -1,6 +1,7 @@
 //! The server: listens, begins sessions, and brings returning clients to theirs.
 
 mod admission;
+mod early;
 mod handshake;
 mod registry;
 

@@ -171,6 +171,7 @@ mod tests {
 
     use super::super::{ClientTls, Identity, ServerTls, TlsError, peer_fingerprint};
     use super::*;
+    use crate::environment::Environment;
 
     /// An authority, to issue certificates.
     struct Authority(rcgen::CertifiedIssuer<'static, KeyPair>);
@@ -217,7 +218,10 @@ mod tests {
     /// A handshake in memory. As QUIC does, whoever fails tells the other side the
     /// alert and the reason.
     fn handshake(client: &ClientTls, server: &ServerTls) -> Outcome {
-        handshake_with(client.config(true).unwrap(), server.config(1, true).unwrap())
+        handshake_with(
+            client.config(true, &Environment::default()).unwrap(),
+            server.config(1, true, &Environment::default()).unwrap(),
+        )
     }
 
     fn handshake_with(client: rustls::ClientConfig, server: rustls::ServerConfig) -> Outcome {
@@ -304,8 +308,10 @@ mod tests {
         };
         let wrong = "its signature is wrong";
 
-        let client = ClientTls::with_pin(owner.fingerprint()).config(true).unwrap();
-        let mut server = ServerTls::new(thief.clone()).config(1, true).unwrap();
+        let client =
+            ClientTls::with_pin(owner.fingerprint()).config(true, &Environment::default()).unwrap();
+        let mut server =
+            ServerTls::new(thief.clone()).config(1, true, &Environment::default()).unwrap();
         server.cert_resolver = loot(&owner, &thief);
         let outcome = handshake_with(client, server);
         let (client, server) = (TlsError::UntrustedPeer, rejected(wrong));
@@ -316,9 +322,12 @@ mod tests {
             ServerTls::new(host.clone()).require_clients([owner.fingerprint()]),
             ServerTls::new(host.clone()).ask_clients(),
         ] {
-            let mut client = ClientTls::with_pin(host.fingerprint()).config(true).unwrap();
+            let mut client = ClientTls::with_pin(host.fingerprint())
+                .config(true, &Environment::default())
+                .unwrap();
             client.client_auth_cert_resolver = loot(&owner, &thief);
-            let outcome = handshake_with(client, tls.config(1, true).unwrap());
+            let outcome =
+                handshake_with(client, tls.config(1, true, &Environment::default()).unwrap());
             let (client, server) = (rejected(wrong), TlsError::UntrustedPeer);
             assert_eq!(outcome, Outcome { client: Err(client), server: Err(server) });
         }
@@ -441,13 +450,16 @@ mod tests {
         let host = identity();
         let (client, server) = (ClientTls::with_pin(host.fingerprint()), ServerTls::new(host));
         for protocols in [vec![b"evermux/2".to_vec()], vec![]] {
-            let mut other_client = client.config(true).unwrap();
+            let mut other_client = client.config(true, &Environment::default()).unwrap();
             other_client.alpn_protocols = protocols.clone();
-            let mut other_server = server.config(1, true).unwrap();
+            let mut other_server = server.config(1, true, &Environment::default()).unwrap();
             other_server.alpn_protocols = protocols;
             for outcome in [
-                handshake_with(other_client, server.config(1, true).unwrap()),
-                handshake_with(client.config(true).unwrap(), other_server),
+                handshake_with(
+                    other_client,
+                    server.config(1, true, &Environment::default()).unwrap(),
+                ),
+                handshake_with(client.config(true, &Environment::default()).unwrap(), other_server),
             ] {
                 let wrong = || Err(TlsError::WrongProtocol);
                 assert_eq!(outcome, Outcome { client: wrong(), server: wrong() });

@@ -3,10 +3,10 @@
 use evermux::{Identity, SessionError};
 
 use crate::raw::{
-    Claim, Control, Dial, Peer, RawServer, codes, frame, frames, hello, table, varint,
+    Claim, Control, Dial, Peer, RawServer, codes, frame, frames, header, hello, table, varint,
 };
 use crate::servers::{SECRET, detached_by, resumed};
-use crate::world::{HOLDER, OTHER_HOLDER, RawSession, World, goes_on, soon};
+use crate::world::{HOLDER, OTHER_HOLDER, RawSession, World, expect, goes_on, soon};
 
 const NONCE: [u8; 32] = [0x66; 32];
 
@@ -170,6 +170,127 @@ async fn an_early_claim_from_another_identity_is_ignored() {
     let (_peer, mut control) = session.say_early(&world, &session.early(2, NONCE, &[])).await;
     soon("an answer", control.wait_for(frames::EARLY_ANSWER)).await;
     world.all_is_well().await;
+}
+
+#[tokio::test]
+async fn a_repeated_early_flight_waits_for_the_full_claim_and_its_bytes_come_once() {
+    let world = World::new().await;
+    let mut session = RawSession::begin(&world).await;
+    let _pipe = session.ten_bytes().await;
+    let captured = session.early(2, NONCE, &[(0, 10)]);
+    let more = [&header(2, 0, 10, None)[..], b"abc"].concat();
+    let (first, mut control) = session.say_early(&world, &captured).await;
+    let (_send, mut recv) = first.stream(&more).await;
+    expect(&mut recv, &more).await;
+    soon("an answer", control.wait_for(frames::EARLY_ANSWER)).await;
+    session.settled().await;
+    let stats = world.session(session.id).stats();
+    assert_eq!((stats.epoch.get(), stats.resumes), (1, 0));
+    // The same once more: it waits for the full claim, and is skipped then. What the
+    // first has brought is not taken for the streams of this connection.
+    let (peer, mut control) = session.say_early(&world, &captured).await;
+    let (mut send, mut recv) = peer.stream(&more).await;
+    world.all_is_well().await;
+    let claim = session.claim(2, peer.exporter());
+    let resume = claim.resume(&claim.client_proof(&session.secret));
+    control.say(&[resume, table(1, 0, &[(0, 13)])].concat()).await;
+    assert_eq!(soon("an answer", control.next()).await.0, frames::RESUMED);
+    send.write_all(b"def").await.unwrap();
+    expect(&mut recv, &[&header(2, 0, 13, None)[..], b"def"].concat()).await;
+    world.all_is_well().await;
+}
+
+/// What the application had of it before is counted once.
+#[tokio::test]
+async fn an_early_stream_that_was_read_becomes_the_stream_of_its_pipe() {
+    let world = World::new().await;
+    let session = RawSession::begin(&world).await;
+    let _pipe = session.ten_bytes().await;
+    // Of what the server has sent the client has read four bytes.
+    let early = session.early(2, NONCE, &[(0, 4)]);
+    let (peer, mut control) = session.say_early(&world, &early).await;
+    let (mut send, mut recv) = peer.stream(&[&header(2, 0, 10, None)[..], b"abc"].concat()).await;
+    expect(&mut recv, &[&header(2, 0, 4, None)[..], b"456789abc"].concat()).await;
+    let claim = session.claim(2, peer.exporter());
+    let resume = claim.resume(&claim.client_proof(&session.secret));
+    control.say(&[resume, table(1, 0, &[(0, 13)])].concat()).await;
+    soon("an answer", control.wait_for(frames::RESUMED)).await;
+    assert_eq!(soon("a table", control.next()).await, (frames::TABLE_HEAD, vec![0, 1]));
+    assert_eq!(soon("a table", control.next()).await, (frames::POSITIONS, vec![0, 0, 13]));
+    send.write_all(b"def").await.unwrap();
+    expect(&mut recv, b"def").await;
+    world.all_is_well().await;
+}
+
+#[tokio::test]
+async fn an_early_stream_of_a_new_pipe_waits_for_the_full_claim() {
+    let world = World::new().await;
+    let session = RawSession::begin(&world).await;
+    let mut pipe = session.ten_bytes().await;
+    let early = session.early(2, NONCE, &[(0, 10), (2, 0)]);
+    let (peer, mut control) = session.say_early(&world, &early).await;
+    let (_send, mut recv) = peer.stream(&[&header(2, 2, 0, Some(b"new"))[..], b"x"].concat()).await;
+    soon("an answer", control.wait_for(frames::EARLY_ANSWER)).await;
+    goes_on(&mut pipe).await;
+    world.all_is_well().await;
+    assert_eq!(world.session(session.id).pipes().len(), 1);
+    let claim = session.claim(2, peer.exporter());
+    let resume = claim.resume(&claim.client_proof(&session.secret));
+    control.say(&[resume, table(2, 0, &[(0, 16), (2, 0)])].concat()).await;
+    expect(&mut recv, &[&header(2, 2, 0, None)[..], b"x"].concat()).await;
+    world.all_is_well().await;
+}
+
+#[tokio::test]
+async fn an_early_stream_of_offsets_that_cannot_be_costs_only_its_connection() {
+    let world = World::new().await;
+    let mut session = RawSession::begin(&world).await;
+    let mut pipe = session.ten_bytes().await;
+    for (epoch, read, start, complaint) in [
+        (2, 11, 10, "asked pipe c0 for offset 11, but only 10 bytes were ever written"),
+        (3, 10, 11, "continued pipe c0 at offset 11, beyond the 10 bytes read so far"),
+    ] {
+        let early = session.early(epoch, NONCE, &[(0, read)]);
+        let (peer, _control) = session.say_early(&world, &early).await;
+        let _stream = peer.stream(&header(epoch, 0, start, None)).await;
+        let (code, reason) = soon("a close", peer.closed()).await;
+        assert_eq!(code, codes::VIOLATION);
+        assert!(reason.contains(complaint), "{reason} is not {complaint}");
+    }
+    goes_on(&mut pipe).await;
+    session.settled().await;
+    assert_eq!(world.session(session.id).stats().epoch.get(), 1);
+    world.all_is_well().await;
+}
+
+/// A client that has given its early streams up goes on above their epoch.
+#[tokio::test]
+async fn streams_of_an_early_claim_that_is_not_gone_on_with_are_dropped() {
+    let world = World::new().await;
+    for let_in in [true, false] {
+        let mut session = RawSession::begin(&world).await;
+        let _pipe = session.ten_bytes().await;
+        let mut early = session.early(2, NONCE, &[(0, 10)]);
+        if !let_in {
+            // The last byte of the proof.
+            let proof = early.len() - 3;
+            early[proof] ^= 1;
+        }
+        let (peer, mut control) = session.say_early(&world, &early).await;
+        let (_send, mut recv) = peer.stream(&header(2, 0, 10, None)).await;
+        let _unseen = peer.stream(&header(2, 2, 0, Some(b"new"))).await;
+        let claim = session.claim(5, peer.exporter());
+        let resume = claim.resume(&claim.client_proof(&session.secret));
+        control.say(&[resume, table(2, 0, &[(0, 10), (2, 0)])].concat()).await;
+        soon("an answer", control.wait_for(frames::RESUMED)).await;
+        let gone = soon("the end of a stream", recv.read_to_end(100)).await;
+        assert!(gone.is_err(), "{gone:?}");
+        let again = [&header(5, 0, 10, None)[..], b"abc"].concat();
+        let (_send, mut recv) = peer.stream(&again).await;
+        expect(&mut recv, &again).await;
+        session.peer = peer;
+        world.all_is_well().await;
+    }
 }
 
 /// The client comes back early: what it says is checked, up to its `EARLY`.

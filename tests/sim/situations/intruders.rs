@@ -202,9 +202,13 @@ fn situation_09_of_two_holders_of_a_token_one_wins_and_the_other_stops() {
             join!(one.exchange(0), two.exchange(0));
             stage.end().await;
         } else {
-            let [ours, theirs] = ends.map(Result::unwrap_err);
-            assert!(matches!(ours, SessionError::Superseded { .. }), "{ours}");
-            assert!(matches!(theirs, SessionError::LocallyClosed { .. }), "{theirs}");
+            // Unless he was there first, early data may have brought what was owed.
+            let early = moment > 0;
+            let [ours, theirs] = ends;
+            let superseded = matches!(ours, Err(SessionError::Superseded { .. }));
+            assert!(superseded || early && ours == Ok(()), "{ours:?}");
+            let closed = matches!(theirs, Err(SessionError::LocallyClosed { .. }));
+            assert!(closed || early && theirs == Ok(()), "{theirs:?}");
             stage.nothing_left().await;
         }
         kind
