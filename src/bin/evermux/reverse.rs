@@ -145,7 +145,8 @@ async fn bind(session: &Session, rules: &Rules, at: &Endpoint) -> Result<Listene
         bound => bound,
     };
     bound.map_err(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied => denied(rules, at),
+        // Ours, not the system's, which has a number.
+        io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => denied(rules, at),
         _ => cannot_listen(at, &error),
     })
 }
