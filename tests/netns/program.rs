@@ -138,12 +138,15 @@ async fn run(trials: Vec<Trial>) -> (Vec<Row>, usize) {
     let mut failures = 0;
     loop {
         let played = tokio::select! {
-            Some(Ok(played)) = playing.join_next() => played,
+            played = playing.join_next() => match played {
+                Some(Ok(played)) => played,
+                // All are through.
+                Some(Err(_)) | None => break,
+            },
             _ = tokio::signal::ctrl_c() => {
                 println!("interrupted: so far");
                 break;
             }
-            else => break,
         };
         match played {
             (trial, Ok(outcome)) => measured.push((trial, outcome)),
