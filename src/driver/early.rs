@@ -48,10 +48,11 @@ impl EarlyFlight {
         if pipes.is_empty() {
             return None;
         }
+        let reads = pipes.iter().map(|pipe| (pipe.id(), pipe.stats().read)).collect();
+        // First: a control stream that was opened and given up would end the connection.
+        let (claim, early) = session.table().core.claim_early(nonce, reads)?;
         let (send, recv) = connection.try_open_bi()?;
         let (reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
-        let reads = pipes.iter().map(|pipe| (pipe.id(), pipe.stats().read)).collect();
-        let (claim, early) = session.table().core.claim_early(nonce, reads);
         writer.queue(&Frame::Early(early));
         writer.flush_now();
         let mut streams = EarlyStreams::new(claim.epoch(), most);

@@ -222,6 +222,7 @@ impl Driver {
                 let mut new = Link::new(connection, epoch, reader, writer, streams);
                 new.dialler = Some(dialler);
                 self.adopt(link.insert(new), &table)?;
+                self.shared.table().core.claim_over();
                 // The role may be gone; the session goes on.
                 let _ = outcome.send(Ok(()));
                 return Ok(());
@@ -241,6 +242,7 @@ impl Driver {
                 DialError::Lost { reason: "the server did not answer the resume in time".into() }
             }
         };
+        self.shared.table().core.claim_over();
         connection.close(LinkCode::Detach, b"");
         let _ = outcome.send(Err(failed));
         Ok(())

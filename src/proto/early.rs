@@ -52,12 +52,16 @@ impl EarlyClaim {
 
 impl SessionCore {
     /// Client: claims the session on a connection whose handshake is under way. It
-    /// uses up an epoch (P-13).
+    /// uses up an epoch (P-13). `None` while a full claim waits for its answer: its
+    /// pipes would be taken from it.
     pub(crate) fn claim_early(
         &mut self,
         nonce: [u8; NONCE_LEN],
         reads: Vec<(PipeId, u64)>,
-    ) -> (EarlyClaim, Early) {
+    ) -> Option<(EarlyClaim, Early)> {
+        if self.claiming {
+            return None;
+        }
         let epoch = self.next_epoch();
         self.early_epoch = epoch;
         let binding = self.binding(epoch, self.holder, &nonce);
@@ -66,7 +70,7 @@ impl SessionCore {
             (secret.early_proof(binding), secret.early_reply(binding))
         };
         let early = Early { session: self.id, epoch, holder: self.holder, nonce, proof, reads };
-        (EarlyClaim { epoch, expected }, early)
+        Some((EarlyClaim { epoch, expected }, early))
     }
 
     /// Client: whether no early claim was made after this one.
@@ -116,13 +120,14 @@ mod tests {
         };
         let answer = server.grant(&resume, &exporter).unwrap();
         client.on_resumed(&claim, &answer).unwrap();
+        client.claim_over();
     }
 
     #[test]
     fn an_early_claim_goes_ahead_of_a_resume_with_the_same_epoch() {
         let mut pair = pair();
         for round in 2..5 {
-            let (claim, early) = pair[0].claim_early([round; NONCE_LEN], Vec::new());
+            let (claim, early) = pair[0].claim_early([round; NONCE_LEN], Vec::new()).unwrap();
             assert_eq!(claim.epoch(), Epoch::from_wire(round.into()));
             let answer = pair[1].on_early_claim(&early).unwrap();
             claim.on_answer(&answer).unwrap();
@@ -134,7 +139,7 @@ mod tests {
     #[test]
     fn an_early_claim_changes_nothing_but_that_it_is_used_up() {
         let [mut client, mut server] = pair();
-        let (_, early) = client.claim_early([5; NONCE_LEN], Vec::new());
+        let (_, early) = client.claim_early([5; NONCE_LEN], Vec::new()).unwrap();
         let before = server.clone();
         assert!(server.on_early_claim(&early).is_some());
         assert_eq!((server.epoch, server.holder), (before.epoch, before.holder));
@@ -154,7 +159,7 @@ mod tests {
     fn of_early_claims_that_race_the_first_to_arrive_shuts_out_the_older() {
         let [mut client, mut server] = pair();
         let [(one, first), (two, second)] =
-            [1, 2].map(|nonce| client.claim_early([nonce; NONCE_LEN], Vec::new()));
+            [1, 2].map(|nonce| client.claim_early([nonce; NONCE_LEN], Vec::new()).unwrap());
         assert!(one.epoch() < two.epoch());
         assert!(server.on_early_claim(&second).is_some());
         assert_eq!(server.on_early_claim(&first), None);
@@ -165,7 +170,7 @@ mod tests {
     #[test]
     fn an_early_claim_that_is_not_the_holders_own_is_not_let_in() {
         let [mut client, mut server] = pair();
-        let (_, early) = client.claim_early([5; NONCE_LEN], Vec::new());
+        let (_, early) = client.claim_early([5; NONCE_LEN], Vec::new()).unwrap();
         let mut exporter = early.clone();
         exporter.proof = client.claim_as(early.epoch, early.nonce).1.proof;
         let mut stranger = client.clone();
@@ -178,8 +183,11 @@ mod tests {
             (Early { holder: stranger.holder, ..early.clone() }, "another holder"),
             (Early { proof: [0; SECRET_LEN], ..early.clone() }, "no proof"),
             (exporter, "the proof of a resume"),
-            (stranger.claim_early([5; NONCE_LEN], Vec::new()).1, "a holder that never resumed"),
-            (thief.claim_early([5; NONCE_LEN], Vec::new()).1, "another secret"),
+            (
+                stranger.claim_early([5; NONCE_LEN], Vec::new()).unwrap().1,
+                "a holder that never resumed",
+            ),
+            (thief.claim_early([5; NONCE_LEN], Vec::new()).unwrap().1, "another secret"),
         ] {
             assert_eq!(server.on_early_claim(&early), None, "{why}");
         }
@@ -189,7 +197,7 @@ mod tests {
     #[test]
     fn an_early_proof_resumes_nothing() {
         let [mut client, mut server] = pair();
-        let (claim, early) = client.claim_early([5; NONCE_LEN], Vec::new());
+        let (claim, early) = client.claim_early([5; NONCE_LEN], Vec::new()).unwrap();
         let (_, mut resume) = client.claim_as(claim.epoch(), early.nonce);
         resume.proof = early.proof;
         assert_eq!(server.grant(&resume, &early.nonce).unwrap_err(), RefuseCode::BAD_PROOF);
@@ -198,9 +206,9 @@ mod tests {
     #[test]
     fn an_answer_is_good_for_its_claim_only() {
         let [mut client, mut server] = pair();
-        let (claim, early) = client.claim_early([5; NONCE_LEN], Vec::new());
+        let (claim, early) = client.claim_early([5; NONCE_LEN], Vec::new()).unwrap();
         let answer = server.on_early_claim(&early).unwrap();
-        let (other, _) = client.claim_early([5; NONCE_LEN], Vec::new());
+        let (other, _) = client.claim_early([5; NONCE_LEN], Vec::new()).unwrap();
         let wrong = PeerMisbehaved::WrongEpoch { got: claim.epoch(), expected: other.epoch() };
         assert_eq!(other.on_answer(&answer), Err(wrong));
         let reflected = EarlyAnswer { proof: early.proof, ..answer };
@@ -213,7 +221,7 @@ mod tests {
         let [mut client, mut server] = pair();
         let (_, resume) = client.claim([9; SECRET_LEN]);
         server.grant(&resume, &[9; SECRET_LEN]).unwrap();
-        let (claim, early) = client.claim_early([5; NONCE_LEN], Vec::new());
+        let (claim, early) = client.claim_early([5; NONCE_LEN], Vec::new()).unwrap();
         claim.on_answer(&server.on_early_claim(&early).unwrap()).unwrap();
     }
 }

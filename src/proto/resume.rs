@@ -150,6 +150,7 @@ impl SessionCore {
     /// this epoch.
     pub(crate) fn claim_as(&mut self, epoch: Epoch, exporter: [u8; SECRET_LEN]) -> (Claim, Resume) {
         self.epoch = epoch;
+        self.claiming = true;
         let binding = self.binding(self.epoch, self.holder, &exporter);
         let resume = Resume {
             session: self.id,
@@ -158,6 +159,11 @@ impl SessionCore {
             proof: self.token.newest().client_proof(binding),
         };
         (Claim { epoch: self.epoch, exporter }, resume)
+    }
+
+    /// Client: the claim has come to something, or to nothing.
+    pub(crate) fn claim_over(&mut self) {
+        self.claiming = false;
     }
 
     /// Client: the server accepted the claim.

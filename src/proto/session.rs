@@ -65,6 +65,8 @@ pub(crate) struct SessionCore {
     live_peer: u64,
     /// At most `local.max_pipes`.
     pub(super) early: BTreeMap<PipeId, Early>,
+    /// Client: a full claim waits for its answer.
+    pub(super) claiming: bool,
 }
 
 /// How many of an opener's pipes may be live with its peer, where so many are
@@ -112,6 +114,7 @@ impl SessionCore {
             live_own: 0,
             live_peer: 0,
             early: BTreeMap::new(),
+            claiming: false,
         }
     }
 
