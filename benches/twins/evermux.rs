@@ -1,6 +1,7 @@
 //! A session of evermux.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ::evermux::{
     BackedReader, BackedWriter, Client, ClientConfig, ClientTls, CloseCode, CongestionControl,
@@ -16,6 +17,9 @@ pub struct Evermux {
     _client: Client,
     server: Server,
 }
+
+/// With a handshake: under callgrind on a busy machine it takes many seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Evermux {
     /// The same congestion control as the twin's, so that the two differ in nothing
@@ -37,10 +41,10 @@ impl Evermux {
         let identity = Identity::self_signed(&["localhost"]).expect("a key");
         let pin = identity.fingerprint();
         let mut serving = ServerConfig::new(ServerTls::new(identity));
-        serving.session(config.clone());
+        serving.session(config.clone()).handshake_timeout(PATIENCE);
         let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), serving).expect("a socket");
         let mut dialling = ClientConfig::new(ClientTls::with_pin(pin));
-        dialling.session(config);
+        dialling.session(config).attempt_timeout(PATIENCE);
         let client = Client::new(dialling).expect("a client");
         let addr = server.local_addr().expect("bound");
         let (near, far) = tokio::join!(client.connect(addr), async {
@@ -78,7 +82,7 @@ impl Twin for Evermux {
     async fn close(self) {
         self.near.close(CloseCode::DONE, b"");
         self.far.closed().await;
-        self.server.shutdown(std::time::Duration::from_secs(5)).await;
+        self.server.shutdown(Duration::from_secs(5)).await;
     }
 }
 
