@@ -12,9 +12,11 @@ mod everyday;
 mod fixture;
 mod git;
 mod links;
+mod netcat;
 mod openssh;
 mod outages;
 mod pace;
+mod postgresql;
 #[path = "../../examples/relay/mod.rs"]
 mod relay;
 mod rsync;
