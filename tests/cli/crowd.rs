@@ -31,33 +31,19 @@ fn five_hundred_short_connections_a_second_leave_nothing_behind() {
     (0..50).for_each(visit);
     let processes = [&world.agent, &forward];
     let before = processes.map(descriptors);
-    let begun = Instant::now();
-    let next = Arc::new(AtomicU64::new(0));
-    let visitors: Vec<_> = (0..16)
-        .map(|_| {
-            let next = next.clone();
-            thread::spawn(move || {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= RATE * seconds {
-                        return;
-                    }
-                    let due = begun + Duration::from_micros(1_000_000 / RATE) * number as u32;
-                    thread::sleep(due.saturating_duration_since(Instant::now()));
-                    visit(number);
-                }
-            })
-        })
-        .collect();
-    visitors.into_iter().for_each(|visitor| visitor.join().unwrap());
-    let took = begun.elapsed();
-    let rate = (RATE * seconds) as f64 / took.as_secs_f64();
-    let memory = processes.map(memory_kib);
+    // What the first half has needed at once does for the second.
+    let [(_, half), (rate, memory)] = [0, 1].map(|half| {
+        let rate = crowd(RATE * seconds / 2, move |number| visit(number + half * 1_000_000));
+        (rate, processes.map(memory_kib))
+    });
     println!(
-        "{} connections, {rate:.0} a second; memory agent {} KiB, forward {} KiB",
+        "{} connections, {rate:.0} a second in the second half; memory of the agent {} KiB, then \
+         {} KiB, of forward {} KiB, then {} KiB",
         RATE * seconds,
+        half[0],
         memory[0],
-        memory[1]
+        half[1],
+        memory[1],
     );
 
     // The last ones may still be on their way out.
@@ -68,9 +54,36 @@ fn five_hundred_short_connections_a_second_leave_nothing_behind() {
         thread::sleep(Duration::from_millis(50));
         after = processes.map(descriptors);
     }
-    for memory in memory {
+    for (half, memory) in half.into_iter().zip(memory) {
         assert!(memory < 64 * 1024, "{memory} KiB");
+        let grown = memory.saturating_sub(half);
+        assert!(grown < 4 * 1024, "{grown} KiB more after as many connections as before");
     }
+}
+
+/// So many visits, of which each begins when it is due; returns how many there
+/// were a second.
+fn crowd(count: u64, visit: impl Fn(u64) + Copy + Send + 'static) -> f64 {
+    let begun = Instant::now();
+    let next = Arc::new(AtomicU64::new(0));
+    let visitors: Vec<_> = (0..16)
+        .map(|_| {
+            let next = next.clone();
+            thread::spawn(move || {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
+                    }
+                    let due = begun + Duration::from_micros(1_000_000 / RATE) * number as u32;
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                    visit(number);
+                }
+            })
+        })
+        .collect();
+    visitors.into_iter().for_each(|visitor| visitor.join().unwrap());
+    count as f64 / begun.elapsed().as_secs_f64()
 }
 
 fn descriptors(process: &Process) -> usize {

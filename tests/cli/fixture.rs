@@ -391,6 +391,20 @@ pub fn payload(len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Carries everything from one to the other, slowly enough that the storm strikes.
+pub fn carry(mut from: impl Read, to: &mut impl Write) {
+    let mut piece = Vec::new();
+    loop {
+        piece.clear();
+        from.by_ref().take(1 << 20).read_to_end(&mut piece).unwrap();
+        if piece.is_empty() {
+            return;
+        }
+        to.write_all(&piece).unwrap();
+        thread::park_timeout(Duration::from_millis(100));
+    }
+}
+
 /// Sends everything back.
 pub fn echo(mut stream: TcpStream) {
     let mut other = stream.try_clone().unwrap();

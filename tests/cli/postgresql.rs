@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::fixture::{Dir, PATIENCE, Process, World, full, payload, program, run, succeed};
+use crate::fixture::{Dir, PATIENCE, Process, World, carry, full, payload, program, run, succeed};
 
 /// A server that listens on a Unix socket only: there is no port to be taken.
 struct Postgres {
@@ -263,20 +263,6 @@ fn copy_out(psql: &mut Command, query: &str) -> Vec<u8> {
     });
     assert!(copying.wait().success(), "{}", copying.said());
     out
-}
-
-/// Carries everything from one to the other, slowly enough that the storm strikes.
-fn carry(mut from: impl Read, to: &mut impl Write) {
-    let mut piece = Vec::new();
-    loop {
-        piece.clear();
-        from.by_ref().take(1 << 20).read_to_end(&mut piece).unwrap();
-        if piece.is_empty() {
-            return;
-        }
-        to.write_all(&piece).unwrap();
-        thread::park_timeout(Duration::from_millis(100));
-    }
 }
 
 /// Fails the test if `work` takes for ever; what it waits for is killed then.
