@@ -65,7 +65,7 @@ fn what_is_sent_ends_where_it_arrives() {
     let (mut stdin, sent) = (stdin.unwrap(), bytes.clone());
     // Ends its input with the last byte.
     let sending = thread::spawn(move || carry(&sent[..], &mut stdin));
-    let got = hears.recv_timeout(3 * PATIENCE).unwrap();
+    let got = hears.recv_timeout(10 * PATIENCE).unwrap();
     sending.join().unwrap();
     assert!(netcat.wait().success() && netcat.said().is_empty(), "{}", netcat.said());
     drop(storm);
