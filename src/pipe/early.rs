@@ -129,10 +129,12 @@ impl PipeShared {
     }
 
     /// The resume of `epoch` was accepted: its early streams are the pipe's streams
-    /// from now on, others are let go of. Returns how many bytes they have carried
+    /// from now on, earlier ones are let go of, and later ones wait for their own: this
+    /// may be one that was held up on its way. Returns how many bytes they have carried
     /// for another time.
     pub(super) fn promote(&self, state: &mut State, epoch: Epoch) -> u64 {
-        let Some(early) = state.early.take().filter(|early| early.epoch == epoch) else {
+        let due = state.early.take_if(|early| early.epoch <= epoch);
+        let Some(early) = due.filter(|early| early.epoch == epoch) else {
             return 0;
         };
         let Early { mut tx, rx, mut start, mut sent, .. } = early;

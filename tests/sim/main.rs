@@ -144,6 +144,8 @@ const FOUND: &[(u64, &str)] = &[
         129,
         "an ack for what was read in the middle of a handover moved the replay ahead of its stream",
     ),
+    (145, "a flight ahead of the next dial took the pipes from a claim under way"),
+    (150, "a claim that was held up threw away the early streams of the next one"),
     (194, "a stream nobody wanted any more left its pump waiting, and the pipe unfinished"),
     (357, "a send window of the whole connection starved the stream that was blocked first"),
 ];
