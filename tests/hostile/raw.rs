@@ -188,7 +188,7 @@ impl Peer {
     /// handshake is complete.
     pub fn dial_again(&self, addr: SocketAddr) -> (Self, quinn::ZeroRttAccepted) {
         let connecting = self.endpoint.connect(addr, "localhost").unwrap();
-        let (connection, accepted) = connecting.into_0rtt().ok().expect("a ticket");
+        let (connection, accepted) = connecting.into_0rtt().expect("a ticket");
         (Self { connection, endpoint: self.endpoint.clone() }, accepted)
     }
 
@@ -373,7 +373,7 @@ impl RawServer {
     /// The next client, before its handshake is complete.
     pub async fn accept_early(&self) -> Peer {
         let connecting = self.endpoint.accept().await.expect("open").accept().unwrap();
-        let (connection, _) = connecting.into_0rtt().ok().expect("a server");
+        let (connection, _) = connecting.into_0rtt().expect("a server");
         Peer { connection, endpoint: self.endpoint.clone() }
     }
 
