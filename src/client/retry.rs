@@ -91,8 +91,11 @@ impl Outage<'_> {
         let mut backoff = Backoff::new(policy.first, policy.max);
         let mut attempt = 0;
         while self.session.is_in_need() {
+            // A handover from a connection that works is no outage.
+            let works = matches!(self.session.link_state(), LinkState::Attached { .. });
+            let limit = policy.give_up_after.filter(|_| !works);
             // Looked at anew each time: the machine may have slept meanwhile.
-            let left = policy.give_up_after.map(|limit| limit.saturating_sub(self.lasted()));
+            let left = limit.map(|limit| limit.saturating_sub(self.lasted()));
             let give_up = left.and_then(|left| clock::now().checked_add(left));
             let delay = backoff.next(self.client.config.environment.jitter());
             let delay = if attempt == 0 { delay.max(self.head_start) } else { delay };
