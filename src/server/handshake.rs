@@ -102,7 +102,6 @@ async fn first_frames(
             }
             Frame::Resume(resume) => {
                 completion.wait(connection).await?;
-                let flight = flight.filter(|flight| flight.is_of(resume.session, resume.epoch));
                 let claim = Claim { reader, writer, resume, early, flight };
                 return resume_session(server, connection, claim).await;
             }
@@ -180,7 +179,7 @@ struct Claim {
     resume: Resume,
     /// The epoch of its early claim.
     early: Option<Epoch>,
-    /// Its early flight, if it was let in and this is its session and epoch.
+    /// Its early flight, if it was let in.
     flight: Option<Flight>,
 }
 
@@ -218,8 +217,11 @@ async fn resume_session(
     while !table.on_frame(next(connection, &mut reader).await?)? {}
     let connection = connection.clone();
     let forgone = early.filter(|epoch| *epoch != resume.epoch);
+    // A flight that the claim does not go on with is let go of, but not what the client
+    // has opened since: that belongs to the claim, and has come before it was looked at.
+    let is_its_own = flight.as_ref().is_some_and(|flight| flight.is_of(session, resume.epoch));
     let (early, begin) = flight.map(Flight::land).unzip();
-    let begin = begin.unwrap_or_default();
+    let (early, begin) = (early.filter(|_| is_its_own), begin.unwrap_or_default());
     let resumed =
         Resumed { connection, reader, writer, resume, exporter, table, early, begin, forgone };
     let attach = Attach::Resumed(Box::new(resumed));
