@@ -173,6 +173,7 @@ mod tests {
         let (_, early) = client.claim_early([5; NONCE_LEN], Vec::new()).unwrap();
         let mut exporter = early.clone();
         exporter.proof = client.claim_as(early.epoch, early.nonce).1.proof;
+        client.claim_over();
         let mut stranger = client.clone();
         stranger.holder = HolderId([2; 16]);
         let mut thief = client.clone();
@@ -215,12 +216,24 @@ mod tests {
         assert_eq!(claim.on_answer(&reflected), Err(PeerMisbehaved::BadServerProof));
     }
 
+    #[test]
+    fn nothing_goes_ahead_while_a_claim_waits_for_its_answer() {
+        let [mut client, _] = pair();
+        client.claim([9; SECRET_LEN]);
+        let epoch = client.epoch;
+        assert!(client.claim_early([5; NONCE_LEN], Vec::new()).is_none());
+        assert_eq!(client.epoch, epoch, "no epoch is used up");
+        client.claim_over();
+        assert!(client.claim_early([5; NONCE_LEN], Vec::new()).is_some());
+    }
+
     /// A lost answer to a resume: the client still has the secret before.
     #[test]
     fn an_early_claim_may_be_made_with_the_older_secret() {
         let [mut client, mut server] = pair();
         let (_, resume) = client.claim([9; SECRET_LEN]);
         server.grant(&resume, &[9; SECRET_LEN]).unwrap();
+        client.claim_over();
         let (claim, early) = client.claim_early([5; NONCE_LEN], Vec::new()).unwrap();
         claim.on_answer(&server.on_early_claim(&early).unwrap()).unwrap();
     }
