@@ -381,7 +381,7 @@ impl ClientConfig {
             reconnect: ReconnectPolicy::default(),
             attempt_timeout: Duration::from_secs(10),
             dial_interval: Duration::from_secs(1),
-            early_data: true,
+            early_data: false,
             local_ip: None,
             addresses: None,
             sleep_check: Some(Duration::from_secs(2)),
@@ -425,7 +425,8 @@ impl ClientConfig {
 
     /// Whether a session that comes back sends what little its pipes owe along with
     /// the first packet of the handshake (0-RTT), in which it has a ticket of the
-    /// server's. Default: yes. The first byte is there a round trip sooner.
+    /// server's. The first byte is there a round trip sooner. Default: no, until it has
+    /// seen as many faults as the rest.
     ///
     /// The price: these bytes, up to 64 KiB a pipe, are encrypted with keys that are
     /// in the ticket alone. Who records them, and gets the ticket's secret out of the
@@ -575,7 +576,8 @@ impl ServerConfig {
 
     /// Whether clients that come back may send what little their pipes owe before
     /// the handshake is complete (0-RTT), and are sent what little is owed to them.
-    /// Default: yes. Without, the first byte is there a round trip later.
+    /// Default: yes, if they want to. Without, the first byte is there a round trip
+    /// later.
     ///
     /// The price is told at [`ClientConfig::early_data`]. The tickets that it takes
     /// are kept in memory, four for each of [`Limits::max_sessions`] (at most 65,536

@@ -180,6 +180,7 @@ pub async fn connect(addr: SocketAddr, pin: Fingerprint) -> Result<Session, Conn
     let mut config = ClientConfig::new(ClientTls::with_pin(pin));
     config
         .attempt_timeout(Duration::from_secs(2))
+        .early_data(true)
         .reconnect(ReconnectPolicy::exponential(Duration::from_millis(20), IMPATIENT));
     Client::new(config).unwrap().connect(addr).await
 }

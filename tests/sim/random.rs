@@ -357,6 +357,7 @@ impl Shared {
         let client = self.world.client(host, config, |config| {
             let (first, most) = (dice.pick_millis(20..200), dice.pick_millis(200..2_000));
             config.reconnect(ReconnectPolicy::exponential(first, most));
+            config.early_data(dice.chance(500));
         });
         loop {
             let session = loop {
