@@ -56,17 +56,22 @@ fn measure() -> Result<BTreeMap<&'static str, f64>, String> {
     println!("|---|---|---|---|");
     let mut ratios = BTreeMap::new();
     for case in CASES {
-        // At once: the counts do not mind.
-        let (evermux, quinn) = thread::scope(|scope| {
-            let quinn = scope.spawn(|| per_byte(Quinn::NAME, case));
-            (per_byte(Evermux::NAME, case), quinn.join())
-        });
-        let (evermux, quinn) = (evermux?, quinn.map_err(|_| "a thread panicked")??);
-        let ratio = evermux / quinn;
-        println!("| {} | {evermux:.2} | {quinn:.2} | {ratio:.3} |", case.name);
-        ratios.insert(case.name, ratio);
+        ratios.insert(case.name, ratio(case)?);
     }
     Ok(ratios)
+}
+
+/// The ratio of one case; prints it.
+fn ratio(case: &Case) -> Result<f64, String> {
+    // At once: the counts do not mind.
+    let (evermux, quinn) = thread::scope(|scope| {
+        let quinn = scope.spawn(|| per_byte(Quinn::NAME, case));
+        (per_byte(Evermux::NAME, case), quinn.join())
+    });
+    let (evermux, quinn) = (evermux?, quinn.map_err(|_| "a thread panicked")??);
+    let ratio = evermux / quinn;
+    println!("| {} | {evermux:.2} | {quinn:.2} | {ratio:.3} |", case.name);
+    Ok(ratio)
 }
 
 /// Those of a transfer, without those of the handshake: aws-lc spends hundreds of
@@ -87,8 +92,11 @@ fn per_byte(twin: &str, case: &Case) -> Result<f64, String> {
     }
 }
 
-/// More is a step back: the ratios of two runs are closer than this.
+/// More is a step back: the ratios of two runs are closer than this. But for short
+/// writes: how many of them share a packet depends on when acks come. What looks worse
+/// is measured again.
 const TOLERANCE: f64 = 1.03;
+const TRIES: usize = 4;
 
 fn check() -> Result<(), String> {
     let baseline = fs::read_to_string(baseline_file()).map_err(|error| error.to_string())?;
@@ -98,13 +106,19 @@ fn check() -> Result<(), String> {
         .filter_map(|(name, ratio)| Some((name, ratio.parse().ok()?)))
         .collect();
     let mut worse = String::new();
-    for (name, ratio) in measure()? {
-        match recorded.get(name) {
-            Some(was) if ratio > was * TOLERANCE => {
-                let _ = write!(worse, "\n{name}: {ratio:.3}, was {was:.3}");
+    let mut ratios = measure()?;
+    for case in CASES {
+        let Some(was) = recorded.get(case.name) else {
+            return Err(format!("no baseline for {}: use --record", case.name));
+        };
+        let least = ratios.entry(case.name).or_insert(f64::MAX);
+        for _ in 1..TRIES {
+            if *least > was * TOLERANCE {
+                *least = least.min(ratio(case)?);
             }
-            Some(_) => {}
-            None => return Err(format!("no baseline for {name}: use --record")),
+        }
+        if *least > was * TOLERANCE {
+            let _ = write!(worse, "\n{}: {least:.3}, was {was:.3}", case.name);
         }
     }
     if worse.is_empty() { Ok(()) } else { Err(format!("more instructions than before:{worse}")) }
