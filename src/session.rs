@@ -229,7 +229,7 @@ impl Session {
         if self.shared.side == Side::Server {
             return Err(HandoverError::NotTheClient);
         }
-        let (before, told) = {
+        let told = {
             let mut table = self.shared.table();
             if let Some(error) = &table.ended {
                 return Err(SessionError::clone(error).into());
@@ -238,14 +238,16 @@ impl Session {
             // Callers that have given up do not pile up.
             table.moving.retain(|waiting| !waiting.is_closed());
             table.moving.push(sender);
-            (self.shared.link_epoch(), told)
+            told
         };
         self.shared.begin_moving();
         self.shared.changed.notify_waiters();
         if let Ok(Err(failed)) = told.await {
             return Err(failed.into());
         }
-        Ok(self.attached_after(before).await?)
+        // Not one after that of the call: the handover that has come to something may be
+        // one that was about to as this was asked for, and then nobody dials for another.
+        Ok(self.attached().await?)
     }
 
     async fn attached_after(&self, given_up: Option<Epoch>) -> Result<Epoch, SessionError> {
