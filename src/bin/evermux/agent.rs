@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,9 +67,11 @@ pub async fn run(args: AgentArgs) -> Result<(), Failure> {
         "listening on UDP {local}; clients may connect to: {connect}; may listen on: {listen}"
     );
     ready();
+    // It holds the sessions: ended before they were told why, they would be abandoned.
+    let mut serving = pin!(serve_clients(&server, &rules, &sessions, args.once));
     let outcome = tokio::select! {
         outcome = signals::asked_to_end() => outcome,
-        outcome = serve_clients(&server, &rules, &sessions, args.once) => outcome,
+        outcome = &mut serving => outcome,
     };
     server.shutdown(GOODBYE).await;
     outcome
