@@ -262,8 +262,18 @@ impl World {
 
     /// Kills the agent without a warning, and starts it again at the same address.
     pub fn restart_agent(&mut self) {
+        self.kill_agent();
+        self.start_agent_again();
+    }
+
+    /// Kills the agent without a warning.
+    pub fn kill_agent(&mut self) {
         self.agent.signal("-KILL");
         self.agent.wait();
+    }
+
+    /// Starts an agent that was killed, at the same address.
+    pub fn start_agent_again(&mut self) {
         let (agent, addr) = start_agent(&self.dir, self.agent_addr, &self.agent_args);
         assert_eq!(addr, self.agent_addr);
         self.agent = agent;

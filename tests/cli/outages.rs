@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{Process, World, connect, echo, full, payload, succeed, tcp_server};
+use crate::fixture::{Process, World, connect, echo, full, payload, run, succeed, tcp_server};
 
 /// One byte there and back.
 fn knock(stream: &mut TcpStream) {
@@ -166,6 +166,37 @@ fn an_agent_that_was_killed_and_started_again_tells_its_former_clients_at_once()
     assert_eq!(forward.wait().code(), Some(69));
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     forward.wait_for("does not know this session any more");
+}
+
+#[test]
+fn an_agent_that_was_killed_is_told_from_a_network_that_is_away() {
+    let mut world = World::new(&[]);
+    let target = tcp_server(echo);
+    // No relay in between, which would go on listening.
+    let spec = format!("127.0.0.1:0:{target}");
+    let forward = Process::start(&mut world.evermux(&["forward", "-L", &spec]));
+    let line = forward.wait_for("listening on");
+    forward.wait_for("ready");
+    let mut stream = connect(line.split_whitespace().nth(3).unwrap().parse().unwrap());
+    knock(&mut stream);
+    world.kill_agent();
+    stream.write_all(b"?").unwrap();
+    let told = forward.wait_for("no contact with the agent");
+    assert!(told.contains("nobody listens there"), "{told}");
+
+    let started = Instant::now();
+    for verb in ["ping", "doctor"] {
+        let output = run(&mut world.evermux(&[verb]), b"");
+        assert_eq!(output.status.code(), Some(69));
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains("nobody listens on"), "{said}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(8), "told at once, not after a timeout");
+    let mut waiting = Process::start(&mut world.evermux(&["ping", "--wait", "-c", "1"]));
+    waiting.wait_for("waiting for the agent");
+    world.start_agent_again();
+    assert!(waiting.wait().success());
 }
 
 #[test]

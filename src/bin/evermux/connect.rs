@@ -13,7 +13,7 @@ use crate::exit::{Code, Failure};
 use crate::link::Link;
 use crate::log::TOLD;
 use crate::request::Request;
-use crate::{keys, outage};
+use crate::{closed_port, keys, outage};
 
 /// Live connections of a client at a time, on both sides.
 pub const PIPES_MAX: u64 = 4096;
@@ -78,16 +78,19 @@ async fn first_session(
     let begun = Instant::now();
     let mut told = false;
     loop {
-        let error = match client.connect(target.clone()).await {
-            Ok(session) => return Ok(session),
-            Err(error) => error,
+        let (failure, may_pass) = tokio::select! {
+            connected = client.connect(target.clone()) => match connected {
+                Ok(session) => return Ok(session),
+                Err(error) => (Failure::connect(address, &error), may_pass(&error)),
+            },
+            () = closed_port::found(address) => (Failure::nobody_listens(address), true),
         };
         let patient = patience.is_some_and(|patience| begun.elapsed() < patience);
-        if !patient || !may_pass(&error) {
-            return Err(Failure::connect(address, &error));
+        if !patient || !may_pass {
+            return Err(failure);
         }
         if !std::mem::replace(&mut told, true) {
-            tracing::info!(target: TOLD, "waiting for the agent at {address}: {error}");
+            tracing::info!(target: TOLD, "waiting for the agent at {address}: {failure}");
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -13,7 +13,7 @@ use crate::exit::{Code, Failure};
 use crate::link::Link;
 use crate::ping::round_trip;
 use crate::request::{About, Request};
-use crate::{known_links, signals};
+use crate::{closed_port, known_links, signals};
 
 /// Less than this and QUIC does not work at all (RFC 9000 section 14).
 const MTU_MIN: u16 = 1200;
@@ -79,7 +79,17 @@ async fn resolve(address: &str) -> Result<(), Failure> {
 async fn reach(args: &DoctorArgs, link: &Link, address: &str) -> Result<Session, Failure> {
     let (client, target) = client(link, &args.reach)?;
     let begun = Instant::now();
-    let error = match client.connect(target).await {
+    let connected = tokio::select! {
+        connected = client.connect(target) => connected,
+        () = closed_port::found(address) => return Err(bad(
+            Code::Unavailable,
+            "UDP",
+            &format!("nobody listens on {address}"),
+            "start the agent there (`evermux agent`), or look at the port in its link; a firewall \
+             that rejects UDP says the same",
+        )),
+    };
+    let error = match connected {
         Ok(session) => {
             let millis = begun.elapsed().as_secs_f64() * 1e3;
             good("UDP", &format!("an answer from {address} after {millis:.0} ms"));

@@ -91,6 +91,17 @@ impl Failure {
         }
     }
 
+    /// The host of `address` says that this port is closed.
+    pub fn nobody_listens(address: &str) -> Self {
+        Self::new(
+            Code::Unavailable,
+            format!(
+                "nobody listens on UDP {address}: start `evermux agent` there, or look at its port \
+                 and at the firewall (`--wait` waits for it)"
+            ),
+        )
+    }
+
     fn dial(address: &str, error: &DialError) -> Self {
         match error {
             DialError::Resolve { .. } => Self::new(Code::NoHost, error.to_string()),

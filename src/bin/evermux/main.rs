@@ -14,6 +14,7 @@ mod output;
 mod agent;
 mod args;
 mod background;
+mod closed_port;
 mod connect;
 mod control;
 mod doctor;

@@ -6,10 +6,15 @@ use evermux::{Events, LinkState, SessionEvent};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::closed_port;
 use crate::log::TOLD;
 
 /// Silences shorter than this are not worth a word.
 const WORTH_A_WORD: Duration = Duration::from_secs(2);
+
+/// Why there is no contact, where the agent's host says so. The session of an agent
+/// that has ended is gone: that is known for sure when it runs again.
+const NOBODY: &str = "nobody listens there: is the agent running?";
 
 /// A time without an agent.
 struct Outage {
@@ -28,7 +33,11 @@ pub async fn report(mut events: Events, link: watch::Receiver<LinkState>, addres
         let event = tokio::select! {
             event = events.next() => event,
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                let closed = closed_port::is_closed(&address).await;
                 if let Some(outage) = &mut outage {
+                    if closed {
+                        outage.reason = NOBODY.into();
+                    }
                     outage.tell(&address);
                 }
                 continue;
