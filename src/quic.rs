@@ -10,8 +10,10 @@
 //! - reads and writes can be polled with a `Bytes` chunk, without a copy.
 
 mod courteous;
+mod renewable;
 #[cfg(feature = "simulation")]
 mod simulated;
+mod socket;
 mod tolerant;
 
 use std::future::Future;
@@ -24,8 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{AsyncUdpSocket, ConnectionError, Runtime, VarInt};
-use socket2::{Domain, Protocol, Socket, Type};
+use quinn::{AsyncUdpSocket, ConnectionError, VarInt};
 
 use crate::code::LinkCode;
 use crate::config::Transport;
@@ -35,6 +36,8 @@ use crate::error::BindError;
 use crate::tls::{self, ClientTls, Fingerprint, ServerTls, TlsError};
 use crate::wire::SECRET_LEN;
 use courteous::{CourteousFactory, Courtesy};
+use renewable::Renewable;
+use socket::{bind, endpoint};
 
 /// Why a connection is no more, as far as its session cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,9 +260,20 @@ impl Connection {
         }
     }
 
-    /// ACK frames received so far: grows while what is sent arrives.
+    /// Waits until something is acknowledged that was sent while
+    /// [losses were expected](Self::expect_loss).
+    pub(crate) async fn revived(&self) {
+        match Courtesy::of(&self.0) {
+            Some(courtesy) => courtesy.revived().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// How often the peer has acknowledged something that it had not before: grows
+    /// while what is sent arrives. (ACK frames alone show nothing: they come with what
+    /// the peer sends by itself, too.)
     pub(crate) fn acks_received(&self) -> u64 {
-        self.0.stats().frame_rx.acks
+        Courtesy::of(&self.0).map_or(0, |courtesy| courtesy.acks())
     }
 
     pub(crate) fn remote_addr(&self) -> SocketAddr {
@@ -344,6 +358,7 @@ impl Completion {
 #[derive(Clone, Debug)]
 pub(crate) struct Dialler {
     endpoint: quinn::Endpoint,
+    socket: Arc<Renewable>,
     binding: Arc<Binding>,
     kicks: u64,
 }
@@ -352,6 +367,7 @@ pub(crate) struct Dialler {
 #[derive(Debug)]
 struct Binding {
     local: SocketAddr,
+    remote: SocketAddr,
     transport: Transport,
     environment: Environment,
 }
@@ -371,11 +387,11 @@ impl Dialler {
         let local = local.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any);
         let config = quinn::EndpointConfig::default();
         let local = SocketAddr::new(local, 0);
-        let socket = bind(environment, local, transport)?;
-        let endpoint = endpoint(environment, config, None, socket)?;
         let (transport, environment) = (transport.clone(), environment.clone());
-        let binding = Arc::new(Binding { local, transport, environment });
-        Ok(Self { endpoint, binding, kicks: 0 })
+        let binding = Arc::new(Binding { local, remote, transport, environment });
+        let socket = Renewable::new(binding.bind()?, remote);
+        let endpoint = endpoint(&binding.environment, config, None, socket.clone())?;
+        Ok(Self { endpoint, socket, binding, kicks: 0 })
     }
 
     /// Has the connection, which was dialled here, send something right now, however
@@ -394,9 +410,23 @@ impl Dialler {
     /// Moves to a fresh socket, and has every connection send something from there:
     /// a migration (RFC 9000 section 9). What still comes to the old socket is heard
     /// until something comes to the new one.
-    pub(crate) fn migrate(&self) -> io::Result<()> {
-        let Binding { local, transport, environment } = &*self.binding;
-        self.endpoint.rebind_abstract(bind(environment, *local, transport)?)
+    pub(crate) fn migrate(&mut self) -> io::Result<()> {
+        let socket = Renewable::new(self.binding.bind()?, self.binding.remote);
+        self.socket = socket.clone();
+        self.endpoint.rebind_abstract(socket)
+    }
+
+    /// From now on what is sent goes out from a fresh socket too, and the first of the
+    /// two that is answered goes on: it may be the path from the old one alone that is
+    /// dead.
+    pub(crate) fn try_beside(&self) -> io::Result<()> {
+        self.socket.try_beside(self.binding.bind()?);
+        Ok(())
+    }
+
+    /// The server has answered: only the socket on which it was heard is kept.
+    pub(crate) fn settle(&self) {
+        self.socket.settle();
     }
 
     /// Begins the handshake with `remote`.
@@ -421,6 +451,12 @@ impl Dialler {
     /// Waits until all connections have said goodbye.
     pub(crate) async fn wait_idle(&self) {
         self.endpoint.wait_idle().await;
+    }
+}
+
+impl Binding {
+    fn bind(&self) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        bind(&self.environment, self.local, &self.transport)
     }
 }
 
@@ -623,50 +659,4 @@ impl quinn::crypto::HmacKey for ResetKey {
 /// Values beyond a varint mean "no limit" in every place we use them.
 fn varint(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
-}
-
-/// A socket as quinn uses it.
-fn bind(
-    environment: &Environment,
-    local: SocketAddr,
-    transport: &Transport,
-) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-    #[cfg(feature = "simulation")]
-    if let Some(world) = &environment.world {
-        return simulated::bind(&**world, local);
-    }
-    #[cfg(not(feature = "simulation"))]
-    let _ = environment;
-    quinn::TokioRuntime.wrap_udp_socket(udp_socket(local, transport.socket_buffer)?)
-}
-
-/// An endpoint on a socket of its own.
-fn endpoint(
-    environment: &Environment,
-    config: quinn::EndpointConfig,
-    server: Option<quinn::ServerConfig>,
-    socket: Arc<dyn AsyncUdpSocket>,
-) -> io::Result<quinn::Endpoint> {
-    #[cfg(feature = "simulation")]
-    let config = match &environment.world {
-        Some(world) => simulated::seeded(&**world, config),
-        None => config,
-    };
-    #[cfg(not(feature = "simulation"))]
-    let _ = environment;
-    let runtime = Arc::new(quinn::TokioRuntime);
-    quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
-}
-
-fn udp_socket(local: SocketAddr, buffer: usize) -> io::Result<std::net::UdpSocket> {
-    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
-    // The system may allow less (net.core.rmem_max on Linux): no error.
-    let _ = socket.set_recv_buffer_size(buffer);
-    let _ = socket.set_send_buffer_size(buffer);
-    if local.is_ipv6() && local.ip().is_unspecified() {
-        // One socket for both families, where the system can.
-        let _ = socket.set_only_v6(false);
-    }
-    socket.bind(&local.into())?;
-    Ok(socket.into())
 }

@@ -175,6 +175,14 @@ impl Link {
         }
     }
 
+    /// Client: has what is sent go out from a fresh socket too.
+    fn try_beside(&self) {
+        let tried = self.dialler.as_ref().map_or(Ok(()), Dialler::try_beside);
+        if let Err(error) = tried {
+            tracing::debug!(%error, "no fresh socket: the old one alone is tried");
+        }
+    }
+
     fn pump(&mut self, pipe: Arc<PipeShared>) {
         let epoch = self.epoch;
         self.pumps.spawn(async move {
@@ -377,8 +385,15 @@ impl Driver {
             Verdict::Probe(number) => self.ask(link, number),
             Verdict::Suspect => self.shared.set_suspect(&link.connection, link.epoch),
             Verdict::Kick => link.kick(),
+            Verdict::KickBeside => {
+                link.try_beside();
+                link.kick();
+            }
             Verdict::Recovered => {
                 link.moved_at = None;
+                if let Some(dialler) = &link.dialler {
+                    dialler.settle();
+                }
                 self.shared.set_recovered(&link.connection, link.epoch);
             }
             Verdict::Dead => return Err(LinkEnd::Unresponsive),
@@ -394,7 +409,7 @@ impl Driver {
     /// whether the server can be reached from there.
     fn migrate(&mut self, link: &mut Link) {
         let now = clock::now();
-        let Some(dialler) = &link.dialler else { return };
+        let Some(dialler) = &mut link.dialler else { return };
         if link.moved_at.is_some_and(|moved_at| now < moved_at + SETTLES) {
             return;
         }

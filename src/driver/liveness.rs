@@ -38,6 +38,12 @@ const YOUNG: Duration = Duration::from_secs(10);
 const OLD: Duration = Duration::from_secs(120);
 const OLD_KICK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A fresh socket that was tried while the network was away may be dead as well: a NAT
+/// keeps what it has made of its first packet. So there is another now and then; each
+/// may cost the NAT an entry.
+const FRESH_INTERVAL: Duration = Duration::from_secs(1);
+const OLDER_FRESH_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How long an answer from a new path may take: two round trips, within bounds.
 const ANSWERED_MIN: Duration = Duration::from_millis(50);
 const ANSWERED_MAX: Duration = Duration::from_millis(250);
@@ -52,6 +58,8 @@ pub(super) enum Verdict {
     Suspect,
     /// It is suspect still: have QUIC send something.
     Kick,
+    /// The same, from a fresh socket as well.
+    KickBeside,
     /// It is not suspect any more.
     Recovered,
     /// Give it up.
@@ -61,7 +69,8 @@ pub(super) enum Verdict {
 /// What a connection shows of the link under it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Signs {
-    /// ACK frames received so far: only they show that both ways work.
+    /// How often something new was acknowledged so far: only that shows that both ways
+    /// work.
     acks: u64,
     rtt: Duration,
 }
@@ -88,7 +97,7 @@ pub(super) struct Liveness {
     fresh: bool,
     /// Bytes written and read at the last look.
     traffic: u64,
-    /// ACK frames received at the last look.
+    /// Acknowledgements at the last look.
     heard: u64,
     /// When that number was seen to grow.
     heard_at: Instant,
@@ -101,6 +110,8 @@ pub(super) struct Liveness {
 struct Suspicion {
     since: Instant,
     next_kick: Instant,
+    /// When it is worth another fresh socket.
+    next_fresh: Instant,
 }
 
 impl Liveness {
@@ -156,7 +167,11 @@ impl Liveness {
     pub(super) fn moved(&mut self, now: Instant, signs: Signs) -> u64 {
         self.heard = signs.acks;
         let answered = (2 * signs.rtt).clamp(ANSWERED_MIN, ANSWERED_MAX);
-        self.suspicion = Some(Suspicion { since: now, next_kick: now + answered });
+        self.suspicion = Some(Suspicion {
+            since: now,
+            next_kick: now + answered,
+            next_fresh: now + FRESH_INTERVAL,
+        });
         self.ask(now)
     }
 
@@ -204,14 +219,19 @@ impl Liveness {
             if now < suspicion.next_kick {
                 return Verdict::Wait;
             }
-            suspicion.next_kick = now + kick_interval(config, now - suspicion.since);
-            return Verdict::Kick;
+            let age = now - suspicion.since;
+            suspicion.next_kick = now + kick_interval(config, age);
+            if now < suspicion.next_fresh {
+                return Verdict::Kick;
+            }
+            suspicion.next_fresh = now + fresh_interval(age);
+            return Verdict::KickBeside;
         }
         if let Some(asked) = self.asked {
             if now < asked.max(self.heard_at) + self.quiet {
                 return Verdict::Wait;
             }
-            self.suspicion = Some(Suspicion { since: now, next_kick: now });
+            self.suspicion = Some(Suspicion { since: now, next_kick: now, next_fresh: now });
             return Verdict::Suspect;
         }
         if self.next.is_none_or(|next| now < next) {
@@ -258,9 +278,13 @@ fn kick_interval(config: &SessionConfig, age: Duration) -> Duration {
     }
 }
 
+fn fresh_interval(age: Duration) -> Duration {
+    if age < YOUNG { FRESH_INTERVAL } else { OLDER_FRESH_INTERVAL }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Verdict::{Dead, Kick, Probe, Recovered, Suspect, Wait};
+    use super::Verdict::{Dead, Kick, KickBeside, Probe, Recovered, Suspect, Wait};
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -277,6 +301,8 @@ mod tests {
         pipes: bool,
         begun: Instant,
         now: Instant,
+        /// When kicks came from a fresh socket as well, after the begin.
+        besides: Vec<Duration>,
     }
 
     impl Watched {
@@ -290,6 +316,7 @@ mod tests {
                 pipes: true,
                 begun: now,
                 now,
+                besides: Vec::new(),
             }
         }
 
@@ -311,7 +338,13 @@ mod tests {
 
         fn look(&mut self) -> Verdict {
             self.liveness.notice_traffic(self.now, &self.config, &self.host, self.pipes);
-            self.liveness.look(self.now, &self.config, self.signs, self.pipes)
+            match self.liveness.look(self.now, &self.config, self.signs, self.pipes) {
+                KickBeside => {
+                    self.besides.push(self.now - self.begun);
+                    Kick
+                }
+                verdict => verdict,
+            }
         }
 
         /// An ack comes, and is looked at.
@@ -488,6 +521,26 @@ mod tests {
         }
         watched.at_deadline(SECOND, Dead);
         assert_eq!(watched.now, watched.begun + QUIET + 130 * SECOND);
+    }
+
+    #[test]
+    fn a_fresh_socket_is_tried_at_once_then_each_second_and_later_each_five() {
+        let mut watched = Watched::suspect();
+        while watched.now < watched.begun + 30 * SECOND {
+            watched.now = watched.liveness.deadline().expect("it is kicked");
+            assert_eq!(watched.look(), Kick);
+        }
+        let expected = (0..=10).chain([15, 20, 25]).map(|age| QUIET + age * SECOND);
+        assert_eq!(watched.besides, expected.collect::<Vec<_>>());
+        // One that has moved is on a fresh socket.
+        let mut watched = Watched::begun();
+        watched.liveness.moved(watched.now, watched.signs);
+        while watched.besides.is_empty() {
+            watched.now = watched.liveness.deadline().expect("it is kicked");
+            assert_eq!(watched.look(), Kick);
+        }
+        assert!(watched.now >= watched.begun + FRESH_INTERVAL);
+        assert!(watched.now < watched.begun + FRESH_INTERVAL + 20 * MS);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! What is said in it, and why in this order, is in `proto/resume.rs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -26,6 +27,12 @@ use crate::wire::{Frame, Refused, Resume, SECRET_LEN};
 /// came while the new one was dialled, which takes a round trip: what fits into the
 /// first flight of a connection (RFC 9002 section 7.2).
 const READ_ON_MAX: u64 = 12_000;
+
+/// A new connection is answered a little before the old one if it happened to be dialled
+/// as the network came back: the answer to the old one's next kick is under way then.
+/// To wait for it saves a resume, and the replay of all that was under way. So long at
+/// most, and no longer than kicks are apart once they are rarer.
+const HEAR_OUT_MAX: Duration = Duration::from_millis(50);
 
 /// A new connection for a session, brought by its role.
 #[derive(Debug)]
@@ -182,6 +189,17 @@ impl Driver {
         let Dialled { connection, dialler, early, deadline, outcome } = dialled;
         let mut works = false;
         if let Some(old) = link {
+            if old.liveness.is_suspect() && !self.shared.is_moving() {
+                let patience = (2 * self.config.kick_interval).min(HEAR_OUT_MAX);
+                let answered = async {
+                    tokio::select! {
+                        biased;
+                        _ = old.connection.closed() => {}
+                        () = old.connection.revived() => {}
+                    }
+                };
+                clock::until(clock::now() + patience, answered).await;
+            }
             // Was it only slow? Then it has won.
             let _ = self.look_after(old);
             works = !old.liveness.is_suspect();

@@ -2,12 +2,13 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetrics};
 use quinn::congestion::{CubicConfig, NewRenoConfig};
 use quinn_proto::RttEstimator;
+use tokio::sync::Notify;
 
 use super::tolerant::TolerantFactory;
 use crate::clock;
@@ -35,13 +36,17 @@ struct Courteous {
     revived_at: Option<Instant>,
 }
 
-/// What its connection asks of a controller.
+/// What its connection asks of a controller, and learns from it.
 #[derive(Debug, Default)]
 pub(super) struct Courtesy {
     /// The connection is being closed.
     leaving: AtomicBool,
     /// No acks come for what was sent.
     silent: AtomicBool,
+    /// ACK frames that acknowledged something for the first time.
+    acks: AtomicU64,
+    /// An ack has come after all.
+    revived: Notify,
 }
 
 impl Courtesy {
@@ -60,6 +65,16 @@ impl Courtesy {
     /// beyond the window.
     pub(super) fn expect_loss(&self) {
         self.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until an ack comes for something that was sent while none came.
+    pub(super) async fn revived(&self) {
+        self.revived.notified().await;
+    }
+
+    /// How many ACK frames have acknowledged something for the first time.
+    pub(super) fn acks(&self) -> u64 {
+        self.acks.load(Ordering::Relaxed)
     }
 }
 
@@ -126,6 +141,7 @@ impl Controller for Courteous {
                 self.revived_at = self.silence.first.map(|_| now);
                 self.silence = Silence::default();
                 self.courtesy.silent.store(false, Ordering::Relaxed);
+                self.courtesy.revived.notify_waiters();
             }
         } else if self.revived_at.is_some_and(|revived| sent >= revived) {
             self.revived_at = None;
@@ -141,6 +157,8 @@ impl Controller for Courteous {
         largest_packet_num_acked: Option<u64>,
     ) {
         self.in_flight = in_flight;
+        // Not called for one that repeats what was known.
+        self.courtesy.acks.fetch_add(1, Ordering::Relaxed);
         self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
 

@@ -125,7 +125,7 @@ impl Ends {
             ends.lane(way).0.wait_acked(1).await.expect("attached");
         }
         // The connection of today is of no use any more.
-        world.network.set_gate_of_sockets(HOST, Gate::Closed);
+        world.network.set_gate_of_connections(HOST, Gate::Closed);
         ends
     }
 

@@ -85,6 +85,17 @@ impl Default for Conditions {
     }
 }
 
+/// As servers name their connections.
+type ConnectionId = [u8; 8];
+
+/// To which connection of the server's a datagram goes, after its handshake (RFC 9000
+/// section 17.3).
+fn connection_id(bytes: &[u8]) -> Option<ConnectionId> {
+    let (first, rest) = bytes.split_first()?;
+    let id = rest.first_chunk()?;
+    (first & 0x80 == 0).then_some(*id)
+}
+
 /// What becomes of datagrams on a way, before its conditions matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
@@ -164,6 +175,10 @@ struct Road {
     inside: BTreeMap<SocketAddr, SocketAddr>,
     /// What becomes of the datagrams of some sockets, in both ways.
     sockets: BTreeMap<SocketAddr, Gate>,
+    /// The connection id that each socket has sent to last.
+    ids: BTreeMap<SocketAddr, ConnectionId>,
+    /// What becomes of sockets that send to these connection ids.
+    connections: BTreeMap<ConnectionId, Gate>,
     /// Those that get anywhere, if not all do.
     admitted: Option<Vec<SocketAddr>>,
     /// Where the host is: part of its public addresses.
@@ -248,6 +263,8 @@ impl Network {
                     public: BTreeMap::new(),
                     inside: BTreeMap::new(),
                     sockets: BTreeMap::new(),
+                    ids: BTreeMap::new(),
+                    connections: BTreeMap::new(),
                     admitted: None,
                     place: 0,
                     public_port: *PUBLIC_PORTS.end(),
@@ -268,8 +285,18 @@ impl Network {
         });
     }
 
-    /// Opens or closes the road for the sockets that the host has now; sockets
-    /// that it makes later are free. What is under way is held too.
+    /// Opens or closes the road for the sockets that the host has now, and for later
+    /// ones that try to go on with their connections; others that it makes later are
+    /// free. What is under way is held too.
+    pub fn set_gate_of_connections(&self, host: u8, gate: Gate) {
+        self.set_gate_of_sockets(host, gate);
+        if let Some(road) = self.lock().roads.get_mut(&host_addr(host)) {
+            let gated = road.ids.iter().filter(|(socket, _)| road.sockets.contains_key(socket));
+            road.connections.extend(gated.map(|(_, id)| (*id, gate)));
+        }
+    }
+
+    /// The same for the sockets alone: their connections may go on from others.
     pub fn set_gate_of_sockets(&self, host: u8, gate: Gate) {
         self.trace.note(format_args!("host {host}: sockets of today {gate:?}"));
         let mut state = self.lock();
@@ -307,6 +334,7 @@ impl Network {
         self.trace.note(format_args!("host {host}: sockets released"));
         self.with_road(host, |road| {
             road.sockets.retain(|_, gate| *gate == Gate::Closed);
+            road.connections.retain(|_, gate| *gate == Gate::Closed);
             let held = BOTH_WAYS.map(|way| std::mem::take(&mut road.lane(way).held));
             held.into_iter().flatten().map(|datagram| Datagram { late: true, ..datagram }).collect()
         });
@@ -438,6 +466,12 @@ impl Network {
         let Some(road) = state.roads.get_mut(&client.ip()) else {
             return self.lose(number, from, to, bytes, "no road");
         };
+        if let Some(id) = connection_id(bytes).filter(|_| way == Way::Up) {
+            road.ids.insert(client, id);
+            if let Some(gate) = road.connections.get(&id) {
+                road.sockets.insert(client, *gate);
+            }
+        }
         let is_open = |socket: &SocketAddr| state.inboxes.contains_key(socket);
         let from = if way == Way::Up { road.translate(from, is_open) } else { from };
         let datagram =
@@ -560,6 +594,7 @@ impl State {
         // What became of an earlier socket there is nothing to this one.
         if let Some(road) = self.roads.get_mut(&ip) {
             road.sockets.remove(&address(free));
+            road.ids.remove(&address(free));
             road.public.remove(&address(free));
         }
         Ok(address(free))

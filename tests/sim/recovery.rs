@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use evermux::{BackedPipe, BackedReader, BackedWriter, Client, Server, Session, SessionConfig};
+use evermux::{
+    BackedPipe, BackedReader, BackedWriter, Client, LinkState, Server, Session, SessionConfig,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,6 +22,9 @@ const ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// The bar: what is allowed on top of two round trips.
 const GRACE: Duration = Duration::from_millis(50);
+
+/// How long it takes to notice that nobody answers.
+const NOTICE: Duration = Duration::from_millis(1_200);
 
 /// What goes on when the network goes away.
 #[derive(Clone, Copy, Debug)]
@@ -45,23 +50,29 @@ enum Fault {
     Nat,
     /// The NAT forgets everything and is away for so many seconds.
     Reboot(u64),
-    /// Nothing gets through for so many seconds, and then only what is new.
+    /// Nothing gets through for so many seconds, and then only what comes from new
+    /// sockets.
+    Block(u64),
+    /// Nothing gets through for so many seconds, and then only new connections.
     Cut(u64),
 }
 
 impl Fault {
     async fn strike(self, network: &Network) {
         let (ways, seconds): (&[Way], u64) = match &self {
-            Self::Outage(seconds) | Self::Reboot(seconds) | Self::Cut(seconds) => {
-                (&BOTH_WAYS, *seconds)
-            }
+            Self::Outage(seconds)
+            | Self::Reboot(seconds)
+            | Self::Block(seconds)
+            | Self::Cut(seconds) => (&BOTH_WAYS, *seconds),
             Self::OneWay(Way::Up, seconds) => (&[Way::Up], *seconds),
             Self::OneWay(Way::Down, seconds) => (&[Way::Down], *seconds),
             Self::Nat => (&[], 0),
         };
         ways.iter().for_each(|way| network.set_gate(1, *way, Gate::Closed));
-        if matches!(self, Self::Cut(_)) {
-            network.set_gate_of_sockets(1, Gate::Closed);
+        match self {
+            Self::Block(_) => network.set_gate_of_sockets(1, Gate::Closed),
+            Self::Cut(_) => network.set_gate_of_connections(1, Gate::Closed),
+            _ => {}
         }
         if matches!(self, Self::Nat | Self::Reboot(_)) {
             network.renumber(1, false);
@@ -201,6 +212,9 @@ fn bytes_flow_again_soon_after_the_network_is_back() {
         Fault::OneWay(Way::Down, 20),
         Fault::Nat,
         Fault::Reboot(40),
+        Fault::Block(3),
+        Fault::Block(20),
+        Fault::Block(75),
     ] {
         for traffic in [Traffic::Idle, Traffic::Keys, Traffic::Upload, Traffic::Download] {
             let mut took: Vec<Duration> = (0..3)
@@ -212,7 +226,11 @@ fn bytes_flow_again_soon_after_the_network_is_back() {
             took.sort();
             let row = Row(traffic, fault, took);
             println!("{row}");
-            if row.2.last() > Some(&(GRACE + 2 * ROUND_TRIP)) {
+            // The path is dead, and nobody has asked while the network was away: that
+            // nobody answers must be noticed first.
+            let unasked = matches!((traffic, fault), (Traffic::Idle, Fault::Block(3)));
+            let notice = if unasked { NOTICE } else { Duration::ZERO };
+            if row.2.last() > Some(&(notice + GRACE + 2 * ROUND_TRIP)) {
                 slow.push(row.to_string());
             }
         }
@@ -297,18 +315,52 @@ fn the_first_bytes_after_a_resume_come_up_after_one_and_a_half_round_trips_and_d
 }
 
 /// A new connection is dialled again and again while nobody answers: by QUIC, which
-/// doubles its intervals, and from a fresh socket each second.
+/// doubles its intervals, and from a fresh socket, at first four times a second, then
+/// once.
 #[test]
 fn where_only_a_new_connection_gets_through_the_next_dial_is_not_far() {
+    for (seconds, dials) in [(3, 250), (20, 1_000), (75, 1_000)] {
+        let fault = Fault::Cut(seconds);
+        let bar = Duration::from_millis(dials) + GRACE + 3 * ROUND_TRIP;
+        for traffic in [Traffic::Keys, Traffic::Upload, Traffic::Download] {
+            let mut took: Vec<Duration> = (0..12)
+                .map(|phase| {
+                    let play = |world| recover(world, traffic, fault, phase * 3);
+                    world::run(phase, false, play).result.expect("it ends well")
+                })
+                .collect();
+            took.sort();
+            let row = Row(traffic, fault, took);
+            println!("{row}");
+            assert!(row.2.last() <= Some(&bar), "{row}: {bar:?} allowed");
+        }
+    }
+}
+
+/// The acks that the server repeats with its own packets are no sign of life.
+#[test]
+fn that_nothing_goes_up_is_noticed_as_soon_as_that_nothing_comes_down() {
     for traffic in [Traffic::Keys, Traffic::Upload, Traffic::Download] {
-        let mut took: Vec<Duration> = (0..12)
-            .map(|phase| {
-                let play = |world| recover(world, traffic, Fault::Cut(3), phase * 3);
-                world::run(phase, false, play).result.expect("it ends well")
-            })
-            .collect();
-        took.sort();
-        println!("{}", Row(traffic, Fault::Cut(3), took.clone()));
-        assert!(took.last() < Some(&Duration::from_millis(800)), "{traffic:?}: {took:?}");
+        let noticed = BOTH_WAYS.map(|way| {
+            let play = |world: World| async move {
+                let (pair, _reads) = Pair::playing(&world, traffic).await;
+                sleep(Duration::from_secs(3)).await;
+                world.network.set_gate(1, way, Gate::Closed);
+                let away = Instant::now();
+                let suspect = async {
+                    while matches!(pair.ours.link(), LinkState::Attached { .. }) {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                };
+                timeout(Duration::from_secs(10), suspect).await.expect("it is noticed");
+                let noticed = away.elapsed();
+                world.network.set_gate(1, way, Gate::Open);
+                pair.end().await;
+                noticed
+            };
+            world::run(0, false, play).result.expect("it ends well")
+        });
+        println!("{traffic:?}: noticed after {noticed:?} (up, down)");
+        assert!(noticed[0] < noticed[1] + 2 * ROUND_TRIP, "{traffic:?}: {noticed:?}");
     }
 }

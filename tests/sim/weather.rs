@@ -128,7 +128,7 @@ impl Weather {
     /// way, or the answer. Or for a while.
     async fn when_answered(&mut self, host: u8) -> Option<u8> {
         let Self { world, dice, .. } = self;
-        world.network.set_gate_of_sockets(host, Gate::Closed);
+        world.network.set_gate_of_connections(host, Gate::Closed);
         reconnect(world, Side::Client, dice).await;
         let host = timeout(Duration::from_secs(10), world.network.answered()).await.ok()?;
         sleep(Duration::from_millis(dice.pick_log(1..200))).await;
@@ -170,30 +170,30 @@ impl Weather {
                 sleep(lasting).await;
                 ways.iter().for_each(|way| network.set_gate(host, *way, Gate::Open));
             }
-            Fault::Cut => network.set_gate_of_sockets(host, Gate::Closed),
+            Fault::Cut => network.set_gate_of_connections(host, Gate::Closed),
             Fault::Renumber => network.renumber(host, dice.chance(500)),
             Fault::SlowPath => {
-                network.set_gate_of_sockets(host, Gate::Holding);
+                network.set_gate_of_connections(host, Gate::Holding);
                 sleep(lasting).await;
                 network.release_sockets(host);
             }
             Fault::Latecomers => {
-                network.set_gate_of_sockets(host, Gate::Holding);
+                network.set_gate_of_connections(host, Gate::Holding);
                 sleep(dice.pick_millis(1..500)).await;
-                network.set_gate_of_sockets(host, Gate::Closed);
+                network.set_gate_of_connections(host, Gate::Closed);
                 sleep(dice.pick_millis(500..20_000)).await;
                 network.release_sockets(host);
             }
             Fault::Straggler => {
-                network.set_gate_of_sockets(host, Gate::Holding);
+                network.set_gate_of_connections(host, Gate::Holding);
                 sleep(dice.pick_millis(1..500)).await;
-                network.set_gate_of_sockets(host, Gate::Closed);
+                network.set_gate_of_connections(host, Gate::Closed);
                 let _ = timeout(Duration::from_secs(20), network.answered()).await;
                 sleep(Duration::from_millis(dice.pick_log(1..2_000))).await;
                 network.release_sockets(host);
             }
             Fault::Roam => {
-                network.set_gate_of_sockets(host, Gate::Closed);
+                network.set_gate_of_connections(host, Gate::Closed);
                 if dice.chance(500) {
                     network.renumber(host, false);
                 }
@@ -202,7 +202,7 @@ impl Weather {
             Fault::NetworkChanged => {
                 match dice.pick(0..3) {
                     0 => network.renumber(host, dice.chance(500)),
-                    1 => network.set_gate_of_sockets(host, Gate::Closed),
+                    1 => network.set_gate_of_connections(host, Gate::Closed),
                     _ => {}
                 }
                 for pair in world.watch.pairs() {
@@ -211,7 +211,7 @@ impl Weather {
             }
             Fault::Handover => {
                 if dice.chance(250) {
-                    network.set_gate_of_sockets(host, Gate::Closed);
+                    network.set_gate_of_connections(host, Gate::Closed);
                 }
                 for pair in world.watch.pairs() {
                     if let Some(session) = pair.session(Side::Client) {
@@ -221,7 +221,7 @@ impl Weather {
                 }
                 if dice.chance(250) {
                     sleep(Duration::from_millis(dice.pick_log(1..500))).await;
-                    network.set_gate_of_sockets(host, Gate::Closed);
+                    network.set_gate_of_connections(host, Gate::Closed);
                 }
             }
             Fault::Conditions => {

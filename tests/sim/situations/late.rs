@@ -31,7 +31,7 @@ fn situation_01_what_the_old_connection_still_brings_after_the_resume_is_never_c
         let network = &world.network;
         let acts = exchange(&mut one, &mut two);
         let hold = async {
-            network.set_gate_of_sockets(HOST, Gate::Holding);
+            network.set_gate_of_connections(HOST, Gate::Holding);
             assert_eq!(stage.ours.reconnect().await.unwrap().get(), 2);
             assert!(network.held(HOST) > 0);
             network.delivered(HOST, moment).await;
@@ -130,7 +130,7 @@ fn situation_16_the_old_path_was_only_slow_and_comes_back_during_the_resume() {
         let acts = exchange(&mut one, &mut two);
         let slow = async {
             // The client finds out by itself; only the new connection delivers.
-            world.network.set_gate_of_sockets(HOST, Gate::Holding);
+            world.network.set_gate_of_connections(HOST, Gate::Holding);
             world.network.delivered(HOST, moment).await;
             let known = SIDES.map(|side| stage.session(side).stats().resumes);
             world.network.release_sockets(HOST);

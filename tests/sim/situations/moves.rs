@@ -88,7 +88,7 @@ fn situation_16_who_says_that_the_network_has_changed_while_detached_is_tried_at
             // Beyond QUIC's own patience: both sides are detached, and attempts rare.
             sleep(Duration::from_secs(200 + moment)).await;
             assert!(!stage.ours.link().is_attached());
-            world.network.set_gate_of_sockets(HOST, Gate::Closed);
+            world.network.set_gate_of_connections(HOST, Gate::Closed);
             stage.set_gates(Gate::Open);
             let back = Instant::now();
             stage.ours.network_changed();

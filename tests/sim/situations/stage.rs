@@ -165,7 +165,7 @@ impl Stage {
     /// The connections of today die, with all that is under way on them; returns
     /// once what has arrived was taken note of.
     pub async fn cut(&self) {
-        self.world.network.set_gate_of_sockets(HOST, Gate::Closed);
+        self.world.network.set_gate_of_connections(HOST, Gate::Closed);
         sleep(INSTANT).await;
     }
 
