@@ -1,11 +1,12 @@
 //! One attempt to reach a server: resolve its name, race its addresses.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::Target;
 use crate::clock::{self, Instant};
@@ -25,8 +26,13 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// trust.
 const ADDRESSES_MAX: usize = 8;
 
-/// Most dials in one attempt, renewals included.
+/// Most dials at a time in one attempt: a renewal beyond takes the place of the oldest.
 const DIALS_MAX: usize = 16;
+
+/// The same for a session that comes back, beyond one for each address. How long a round
+/// trip takes is known then, and renewals are further apart: what was not answered before
+/// three of them will not be.
+const RENEWALS_MAX: usize = 3;
 
 /// What a dial comes to.
 pub(super) struct Connected {
@@ -64,8 +70,11 @@ pub(super) async fn dial(
         .await
         .unwrap_or_else(|| Err(timed_out()))?;
     let first_round = addrs.len();
-    let mut waiting = addrs.into_iter().cycle().take(DIALS_MAX).enumerate();
+    let most = if session.is_some() { first_round + RENEWALS_MAX } else { DIALS_MAX };
+    let mut waiting = addrs.into_iter().cycle().enumerate();
     let mut attempts: JoinSet<Result<Connected, DialError>> = JoinSet::new();
+    // The tasks of the latest, oldest first. Some may have ended.
+    let mut latest: VecDeque<AbortHandle> = VecDeque::new();
     let mut worst = None;
     let mut failed = 0;
     let mut next_start = Some(begun);
@@ -80,6 +89,7 @@ pub(super) async fn dial(
                     return Ok(connected);
                 }
                 Ok(Err(error)) => Step::Failed(error),
+                Err(ended) if ended.is_cancelled() => continue,
                 Err(_) => Step::Failed(timed_out()),
             },
             () = again.notified() => Step::Start,
@@ -100,7 +110,13 @@ pub(super) async fn dial(
         }
         match waiting.next() {
             Some((number, addr)) => {
-                attempts.spawn(attempt(config, quic, target, addr, session.cloned()));
+                if latest.len() >= most
+                    && let Some(oldest) = latest.pop_front()
+                {
+                    oldest.abort();
+                }
+                let dialling = attempt(config, quic, target, addr, session.cloned());
+                latest.push_back(attempts.spawn(dialling));
                 let gap = if number + 1 < first_round { STAGGER } else { renewal };
                 next_start = Some(clock::now() + gap);
             }

@@ -85,7 +85,7 @@ impl Client {
         let shared = &self.shared;
         let begun = clock::now();
         let deadline = begun + shared.config.attempt_timeout;
-        let renewal = shared.config.dial_interval;
+        let renewal = shared.config.dial_interval.saturating_mul(4);
         let Connected { connection, dialler, .. } =
             shared.dial(&target, deadline, None, renewal, &Notify::new()).await?;
         let waited = shared.config.attempt_timeout;

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::dial::Connected;
 use super::{ClientShared, Target};
 use crate::clock::{self, Instant, Moment, sleep, sleep_until};
+use crate::config::ClientConfig;
 use crate::driver::{Attach, Dialled};
 use crate::error::{DialError, SessionError};
 use crate::event::{DetachCause, LinkState, SessionEvent};
@@ -22,8 +23,9 @@ const HEAD_START_MAX: Duration = Duration::from_millis(250);
 /// So long an attempt may go on in whatever network there is.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The older an outage, the less likely is its end within the next second: from then on
-/// dials are rarer, as kicks are.
+/// The older an outage, the less likely is its end within the next second: dials become
+/// rarer, as kicks do.
+const YOUNG: Duration = Duration::from_secs(10);
 const OLD: Duration = Duration::from_secs(120);
 
 /// Brings the driver a new connection whenever the link is down or might be. Ends
@@ -67,6 +69,20 @@ pub(super) async fn keep_attached(
     }
 }
 
+/// How long until one more dial, in an outage of this age. Not before the last can have
+/// been answered, which takes two round trips, but for one that is very long.
+fn dial_interval(config: &ClientConfig, age: Duration, rtt: Duration) -> Duration {
+    let interval = config.dial_interval;
+    let answered = (2 * rtt).min(interval.saturating_mul(4));
+    if age < YOUNG {
+        interval.max(answered)
+    } else if age < OLD {
+        interval.saturating_mul(4).max(answered)
+    } else {
+        interval.saturating_mul(20)
+    }
+}
+
 /// Waits until the session needs no other connection, or has ended.
 async fn until_not_in_need(session: &SessionShared) {
     session.until(|session| (!session.is_in_need()).then_some(())).await;
@@ -97,7 +113,7 @@ impl Outage<'_> {
             // Looked at anew each time: the machine may have slept meanwhile.
             let left = limit.map(|limit| limit.saturating_sub(self.lasted()));
             let give_up = left.and_then(|left| clock::now().checked_add(left));
-            let delay = backoff.next(self.client.config.environment.jitter());
+            let delay = backoff.next(self.client.config.environment.jitter(), self.pause_max());
             let delay = if attempt == 0 { delay.max(self.head_start) } else { delay };
             tokio::select! {
                 biased;
@@ -144,8 +160,8 @@ impl Outage<'_> {
         attaches: &mpsc::Sender<Attach>,
         deadline: Instant,
     ) -> Result<(), DialError> {
-        let interval = self.client.config.dial_interval;
-        let renewal = if self.lasted() < OLD { interval } else { interval.saturating_mul(5) };
+        let rtt = self.session.rtt().or_else(|| self.session.last_rtt()).unwrap_or_default();
+        let renewal = dial_interval(&self.client.config, self.lasted(), rtt);
         let (session, again) = (Some(self.session), &self.session.redial);
         let Connected { connection, dialler, early } = tokio::select! {
             biased;
@@ -159,6 +175,15 @@ impl Outage<'_> {
         }
         // Dropped unsaid if the session has ended.
         told.await.unwrap_or(Ok(()))
+    }
+
+    /// How long the pause before the next attempt is at most. If nobody has said no, a
+    /// long one would be to miss the network's return; a short one draws those apart who
+    /// have lost it together.
+    fn pause_max(&self) -> Duration {
+        let policy = &self.client.config.reconnect;
+        let silent = matches!(self.last, DialError::TimedOut { .. });
+        if silent && self.lasted() < OLD { policy.first.saturating_mul(4) } else { policy.max }
     }
 
     /// How long so far, time asleep included.
