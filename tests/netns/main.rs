@@ -10,9 +10,16 @@
 //!                                            all, 20 times, as long as in life
 //! ```
 //!
+//! All takes an hour and more. What one has no time for today can be left for tomorrow:
+//! with `EVERMUX_NETNS_RECORD=FILE` each trial is noted there as soon as it is through,
+//! and what is there already is not played again, but in the table. Several names choose
+//! what has any of them, as in `-- 'reboots, keys' NAT`. `EVERMUX_NETNS_LABS=4` allows so
+//! many labs at a time.
+//!
 //! It needs Linux, root, iproute2 and nftables, and says so if it is skipped. It prints
 //! a table.
 //!
+//! - `timetable` says which lab has the machine when, and `record` keeps what came of it;
 //! - `lab` is the network, made by `script`s, `scenarios` what happens to it, `traffic` what goes on;
 //! - `trial` plays one of each, with the processes in `hosts`;
 //! - `roles` is what these do, and `line` makes the way long;
@@ -33,6 +40,8 @@ mod moment;
 #[cfg(target_os = "linux")]
 mod program;
 #[cfg(target_os = "linux")]
+mod record;
+#[cfg(target_os = "linux")]
 mod roles;
 #[cfg(target_os = "linux")]
 mod scenarios;
@@ -40,6 +49,8 @@ mod scenarios;
 mod script;
 #[cfg(target_os = "linux")]
 mod table;
+#[cfg(target_os = "linux")]
+mod timetable;
 #[cfg(target_os = "linux")]
 mod traffic;
 #[cfg(target_os = "linux")]

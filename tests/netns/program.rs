@@ -11,14 +11,22 @@ use tokio::task::JoinSet;
 
 use crate::hosts::ROLE;
 use crate::lab::{self, DELAY};
+use crate::record::Record;
 use crate::scenarios::{Length, Scenario};
 use crate::table::{HEAD, Row, waits};
+use crate::timetable::Timetable;
 use crate::traffic::Traffic;
-use crate::trial::{Machine, Measured, Trial};
+use crate::trial::{Measured, Trial};
 use crate::{line, roles};
 
 /// How often to play everything, in full length.
 const REPEAT: &str = "EVERMUX_NETNS_REPEAT";
+
+/// Where to note what each trial has shown.
+const RECORD: &str = "EVERMUX_NETNS_RECORD";
+
+/// How many labs at a time, if not [`LABS`].
+const LABS_AT_A_TIME: &str = "EVERMUX_NETNS_LABS";
 
 /// The bar, on top of two round trips.
 const GRACE: Duration = Duration::from_millis(50);
@@ -26,7 +34,7 @@ const GRACE: Duration = Duration::from_millis(50);
 /// What no noise of a machine explains: something waits for a timer.
 const BROKEN: Duration = Duration::from_millis(1_500);
 
-/// Labs at a time. They mostly wait for outages to end, and take turns otherwise.
+/// Labs at a time. They mostly wait for outages to end.
 const LABS: usize = 16;
 
 pub fn main() -> ExitCode {
@@ -66,9 +74,9 @@ fn runtime() -> Runtime {
 
 fn test() -> ExitCode {
     let repeat = env::var(REPEAT).ok().map(|repeat| repeat.parse().expect("a number"));
-    // Of libtest's arguments only the one that everybody uses.
-    let filter = env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let trials = choose(repeat, filter.as_deref());
+    // Of libtest's arguments only those that everybody uses.
+    let filters: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let trials = choose(repeat, &filters);
     if trials.is_empty() {
         println!("netns: nothing to do");
         return ExitCode::SUCCESS;
@@ -77,12 +85,25 @@ fn test() -> ExitCode {
         println!("netns: skipped, needs Linux, root, iproute2 and nftables: {missing}");
         return ExitCode::SUCCESS;
     }
+    let length = length(repeat);
+    let record = env::var(RECORD).ok().map(|path| Record::open(&path, length));
+    let (record, measured) = match record {
+        Some(Ok((record, measured))) => (Some(record), measured),
+        Some(Err(error)) => {
+            println!("netns: {RECORD}: {error}");
+            return ExitCode::FAILURE;
+        }
+        None => (None, Vec::new()),
+    };
+    let at_a_time = env::var(LABS_AT_A_TIME).ok();
+    let at_a_time = at_a_time.map_or(LABS, |labs| labs.parse().expect("a number"));
     lab::sweep();
     let begun = Instant::now();
     // While one lab is built, no other waits for its orders.
     let labs = runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
     let labs = labs.expect("a runtime");
-    let (rows, failures) = labs.block_on(run(trials));
+    let run = Run { at_a_time, record, measured, failures: 0 };
+    let (rows, failures) = labs.block_on(run.play(trials));
     println!("{HEAD}");
     rows.iter().for_each(|row| println!("{row}"));
     println!("p50 / p95 (least-most), in {:?}. What the user waits, in ms:\n", begun.elapsed());
@@ -100,15 +121,17 @@ fn test() -> ExitCode {
 }
 
 /// All trials of all scenarios in all weathers, or one of each in some.
-fn choose(repeat: Option<usize>, filter: Option<&str>) -> Vec<Trial> {
-    let (length, repeat) = repeat.map_or((Length::Short, 1), |repeat| (Length::Full, repeat));
+fn choose(repeat: Option<usize>, filters: &[String]) -> Vec<Trial> {
+    let (length, repeat) = (length(repeat), repeat.unwrap_or(1));
     let mut trials = Vec::new();
     for (number, scenario) in Scenario::ALL.into_iter().enumerate() {
         for (kind, traffic) in Traffic::ALL.into_iter().enumerate() {
-            let chosen = match filter {
-                Some(filter) => scenario.to_string().contains(filter),
+            let name = format!("{scenario}, {traffic}");
+            let chosen = if filters.is_empty() {
                 // Each scenario with something small and something large.
-                None => length == Length::Full || kind % 2 == number % 2,
+                length == Length::Full || kind % 2 == number % 2
+            } else {
+                filters.iter().any(|filter| name.contains(filter))
             };
             if chosen {
                 trials.extend(std::iter::repeat_n(Trial { scenario, traffic, length }, repeat));
@@ -118,56 +141,96 @@ fn choose(repeat: Option<usize>, filter: Option<&str>) -> Vec<Trial> {
     trials
 }
 
-/// Plays them, or as many as there is time for until it is interrupted, and says how many
-/// have failed.
-async fn run(trials: Vec<Trial>) -> (Vec<Row>, usize) {
-    // Long ones first; of one kind not all at the same time.
-    let mut queue = trials.clone();
-    queue.sort_by_key(|trial| std::cmp::Reverse(trial.scenario.lasts(trial.length)));
-    let (machine, labs) = (Machine::new(), Arc::new(Semaphore::new(LABS)));
-    let mut playing = JoinSet::new();
-    for trial in queue {
-        let (machine, labs) = (machine.clone(), labs.clone());
-        playing.spawn(async move {
-            let _lab = labs.acquire().await.expect("it is never closed");
-            let outcome = tokio::spawn(async move { trial.run(&machine).await }).await;
-            (trial, outcome)
+/// How long things last if they are played so often.
+fn length(repeat: Option<usize>) -> Length {
+    if repeat.is_some() { Length::Full } else { Length::Short }
+}
+
+/// Trials that are played, and what came of those that are through.
+struct Run {
+    at_a_time: usize,
+    record: Option<Record>,
+    measured: Vec<(Trial, Measured)>,
+    failures: usize,
+}
+
+impl Run {
+    /// Plays what has not been measured yet, or as many as there is time for until it is
+    /// interrupted, and says how many have failed.
+    async fn play(mut self, trials: Vec<Trial>) -> (Vec<Row>, usize) {
+        // Long ones first; of one kind not all at the same time.
+        let mut queue = self.left(&trials);
+        queue.sort_by_key(|trial| std::cmp::Reverse(trial.scenario.lasts(trial.length)));
+        let (timetable, labs) = (Timetable::default(), Arc::new(Semaphore::new(self.at_a_time)));
+        let mut playing = JoinSet::new();
+        for trial in queue {
+            let (timetable, labs) = (timetable.clone(), labs.clone());
+            playing.spawn(async move {
+                let _lab = labs.acquire().await.expect("it is never closed");
+                let outcome = tokio::spawn(async move { trial.run(&timetable).await }).await;
+                (trial, outcome.ok())
+            });
+        }
+        loop {
+            let (trial, outcome) = tokio::select! {
+                played = playing.join_next() => match played {
+                    Some(Ok(played)) => played,
+                    // All are through.
+                    Some(Err(_)) | None => break,
+                },
+                _ = tokio::signal::ctrl_c() => {
+                    println!("interrupted: so far");
+                    break;
+                }
+            };
+            self.note(trial, outcome);
+        }
+        (self.rows(trials), self.failures)
+    }
+
+    /// Those of `trials` that have not been measured yet.
+    fn left(&self, trials: &[Trial]) -> Vec<Trial> {
+        let mut done: Vec<Trial> = self.measured.iter().map(|(trial, _)| *trial).collect();
+        let mut left = trials.to_vec();
+        left.retain(|trial| match done.iter().position(|done| done == trial) {
+            Some(found) => {
+                done.swap_remove(found);
+                false
+            }
+            None => true,
         });
+        left
     }
-    let mut measured: Vec<(Trial, Measured)> = Vec::new();
-    let mut failures = 0;
-    loop {
-        let played = tokio::select! {
-            played = playing.join_next() => match played {
-                Some(Ok(played)) => played,
-                // All are through.
-                Some(Err(_)) | None => break,
-            },
-            _ = tokio::signal::ctrl_c() => {
-                println!("interrupted: so far");
-                break;
-            }
+
+    fn note(&mut self, trial: Trial, outcome: Option<Measured>) {
+        let Some(measured) = outcome else {
+            println!("failed: {}, {}", trial.scenario, trial.traffic);
+            self.failures += 1;
+            return;
         };
-        match played {
-            (trial, Ok(outcome)) => measured.push((trial, outcome)),
-            (trial, Err(_)) => {
-                println!("failed: {}, {}", trial.scenario, trial.traffic);
-                failures += 1;
+        self.measured.push((trial, measured));
+        if let Some(record) = &mut self.record
+            && let Err(error) = record.note(&trial, &measured)
+        {
+            println!("not noted: {error}");
+        }
+    }
+
+    fn rows(&self, trials: Vec<Trial>) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
+        for Trial { scenario, traffic, .. } in trials {
+            if rows.last().is_some_and(|row| (row.scenario, row.traffic) == (scenario, traffic)) {
+                continue;
+            }
+            let of_row = self
+                .measured
+                .iter()
+                .filter(|(trial, _)| (trial.scenario, trial.traffic) == (scenario, traffic));
+            let trials: Vec<Measured> = of_row.map(|(_, outcome)| *outcome).collect();
+            if !trials.is_empty() {
+                rows.push(Row { scenario, traffic, trials });
             }
         }
+        rows
     }
-    let mut rows: Vec<Row> = Vec::new();
-    for Trial { scenario, traffic, .. } in trials {
-        if rows.last().is_some_and(|row| (row.scenario, row.traffic) == (scenario, traffic)) {
-            continue;
-        }
-        let of_row = measured
-            .iter()
-            .filter(|(trial, _)| (trial.scenario, trial.traffic) == (scenario, traffic));
-        let trials: Vec<Measured> = of_row.map(|(_, outcome)| *outcome).collect();
-        if !trials.is_empty() {
-            rows.push(Row { scenario, traffic, trials });
-        }
-    }
-    (rows, failures)
 }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `write` | writes one byte |
 //! | `changed` | says that the network has changed |
+//! | `handover` | asks for a new connection while the old one goes on |
 //! | `first MOMENT` | says `first` and the moment of the first read after that one |
 //! | `finish` | ends its direction, and says `wrote` when all was acknowledged |
 //! | `longest MOMENT` | says `longest` and the longest time between two reads that ended after that moment, in nanoseconds |
@@ -126,6 +127,14 @@ impl End {
                 "write" => tell.send(Order::Write).await.expect("it listens until the end"),
                 "finish" => tell.send(Order::Finish).await.expect("it listens until the end"),
                 "changed" => self.session.network_changed(),
+                "handover" => {
+                    let session = self.session.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = session.handover().await {
+                            say(&format!("wrong handover: {error}"));
+                        }
+                    });
+                }
                 "first" => drop(tokio::spawn(reads.clone().tell_first(moment))),
                 "longest" => say(&format!("longest {}", reads.longest(moment).as_nanos())),
                 "counts" => {

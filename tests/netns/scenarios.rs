@@ -23,6 +23,8 @@ pub enum Scenario {
     Flip,
     /// The same, and nobody tells the client.
     FlipUntold,
+    /// The same, and the application asks for a handover.
+    HandOver,
     /// The NAT forgets everything; new flows get other ports.
     OtherPort,
     /// The same, and another public address.
@@ -42,9 +44,10 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Flip,
         Self::FlipUntold,
+        Self::HandOver,
         Self::OtherPort,
         Self::OtherAddress,
         Self::WifiThenLte,
@@ -59,7 +62,11 @@ impl Scenario {
     /// How long it lasts; `None` if it is over as soon as it has begun.
     pub fn lasts(self, length: Length) -> Option<Duration> {
         let (full, short) = match self {
-            Self::Flip | Self::FlipUntold | Self::OtherPort | Self::OtherAddress => return None,
+            Self::Flip
+            | Self::FlipUntold
+            | Self::HandOver
+            | Self::OtherPort
+            | Self::OtherAddress => return None,
             Self::WifiThenLte => (5, 3),
             Self::NothingUp | Self::NothingDown => (20, 3),
             Self::Reboot => (40, 4),
@@ -71,12 +78,16 @@ impl Scenario {
     }
 
     pub fn needs_lte(self) -> bool {
-        matches!(self, Self::Flip | Self::FlipUntold)
+        matches!(self, Self::Flip | Self::FlipUntold | Self::HandOver)
     }
 
-    /// Whether the application tells the session.
-    pub fn is_told(self) -> bool {
-        self == Self::Flip
+    /// What the phone's application is told to do.
+    pub fn told(self) -> Option<&'static str> {
+        match self {
+            Self::Flip => Some("changed"),
+            Self::HandOver => Some("handover"),
+            _ => None,
+        }
     }
 
     /// Whether the path is there all the time, although it is another one.
@@ -88,7 +99,7 @@ impl Scenario {
     pub fn strike(self, lab: &mut Lab) -> Vec<Script> {
         match self {
             Self::WifiThenLte => vec![lab.wifi_down()],
-            Self::Flip | Self::FlipUntold => vec![lab.prefer_lte()],
+            Self::Flip | Self::FlipUntold | Self::HandOver => vec![lab.prefer_lte()],
             Self::OtherPort => vec![lab.forget(false)],
             Self::OtherAddress => vec![lab.forget(true)],
             Self::Reboot => vec![lab.router_down(), lab.wifi_down(), lab.forget(true)],
@@ -114,8 +125,12 @@ impl Scenario {
             Self::Unreachable | Self::Loss | Self::NothingUp | Self::NothingDown => {
                 Some(lab.weather(""))
             }
-            Self::Flip | Self::FlipUntold | Self::OtherPort | Self::OtherAddress => None,
-            Self::Restart => None,
+            Self::Flip
+            | Self::FlipUntold
+            | Self::HandOver
+            | Self::OtherPort
+            | Self::OtherAddress
+            | Self::Restart => None,
         }
     }
 }
@@ -126,6 +141,7 @@ impl fmt::Display for Scenario {
             Self::WifiThenLte => "Wi-Fi goes, LTE comes",
             Self::Flip => "from Wi-Fi to LTE",
             Self::FlipUntold => "the same, untold",
+            Self::HandOver => "the same, handed over",
             Self::OtherPort => "NAT forgets, other port",
             Self::OtherAddress => "NAT forgets, other address",
             Self::Reboot => "router reboots",

@@ -1,16 +1,15 @@
 //! One lab, one session, one thing that happens to it; and what that took.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use evermux::Identity;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use crate::hosts::Host;
 use crate::lab::Lab;
 use crate::moment::Moment;
 use crate::scenarios::{Length, Scenario};
+use crate::timetable::Timetable;
 use crate::traffic::Traffic;
 
 /// How long everything goes well before something happens: the windows are open.
@@ -56,31 +55,11 @@ impl Measured {
     }
 }
 
-/// The machine, of which labs take turns: while somebody measures, the others sleep, or
-/// wait for the end of an outage.
-#[derive(Clone)]
-pub struct Machine(Arc<Semaphore>);
-
-impl Machine {
-    /// What a lab with a transfer at full speed takes of the machine, of [`Self::SHARES`].
-    const BULK: u32 = 3;
-    const SHARES: usize = 4;
-
-    pub fn new() -> Self {
-        Self(Arc::new(Semaphore::new(Self::SHARES)))
-    }
-
-    async fn turn(&self, traffic: Traffic) -> SemaphorePermit<'_> {
-        let shares = if traffic.is_bulk() { Self::BULK } else { 1 };
-        self.0.acquire_many(shares).await.expect("it is never closed")
-    }
-}
-
 impl Trial {
     /// # Panics
     ///
     /// If anything is not as it should be.
-    pub async fn run(self, machine: &Machine) -> Measured {
+    pub async fn run(self, timetable: &Timetable) -> Measured {
         let Self { scenario, traffic, length } = self;
         let identity = Identity::self_signed(&[]).expect("a key");
         let mut lab = Lab::build().await;
@@ -88,7 +67,7 @@ impl Trial {
             lab.lte_up().run().await;
         }
         let (server, _) = Host::server(&lab, &identity).await;
-        let mut turn = machine.turn(traffic).await;
+        let booked = timetable.begin(traffic, scenario.lasts(length)).await;
         let phone = Host::phone(&lab, &identity, traffic).await;
         let mut pair = Pair { phone, server, traffic };
         pair.reader().hear("flowing").await;
@@ -103,14 +82,12 @@ impl Trial {
             struck.get_or_insert(begun);
         }
         let struck = struck.expect("something happens");
-        if scenario.is_told() {
-            pair.phone.tell("changed").await;
+        if let Some(what) = scenario.told() {
+            pair.phone.tell(what).await;
         }
         let mut back = struck;
         if let Some(lasts) = scenario.lasts(length) {
-            drop(turn);
             sleep(lasts).await;
-            turn = machine.turn(traffic).await;
             if let Some(relief) = scenario.relieve(&lab).await {
                 back = relief.run().await;
             }
@@ -132,7 +109,7 @@ impl Trial {
             let [replayed, resumes] = host.hear("counts").await.numbers();
             counts = [counts[0] + replayed, counts[1] + resumes];
         }
-        drop(turn);
+        drop(booked);
         Measured {
             lasted: back.since(struck),
             stall: (traffic != Traffic::Idle).then_some(Duration::from_nanos(stall)),
