@@ -194,6 +194,22 @@ async fn a_cut_kills_old_flows_for_ever_and_lets_new_ones_pass() {
 }
 
 #[tokio::test]
+async fn who_goes_on_with_a_connection_from_another_address_shares_the_fate_of_its_flow() {
+    let net = Net::new().await;
+    let [old, fresh, other] = [&net.client, &socket().await, &socket().await];
+    // After the first byte comes the connection id.
+    let upstream = net.ping(old, "0-one-two- before").await;
+    assert_ne!(net.ping(fresh, "0-one-two- beside").await, upstream);
+    assert_eq!(net.relay.stats().flows, 1);
+    net.relay.cut();
+    net.send_from(fresh, "0-one-two- lost").await;
+    net.send_from(&socket().await, "0-one-two- lost").await;
+    soon(net.relay.wait_until(|stats| stats.to_server.dropped.cut == 2)).await;
+    net.ping(other, "0-another- passes").await;
+    assert_eq!(net.relay.stats().flows, 2);
+}
+
+#[tokio::test]
 async fn a_cut_also_takes_datagrams_that_are_under_way() {
     let net = Net::new().await;
     let delay = Duration::from_millis(200);

@@ -13,9 +13,23 @@ use tokio::task::JoinHandle;
 /// of "all flows there are" is a comparison with the next number.
 pub(super) type FlowId = u64;
 
+/// As servers of ours name their connections.
+type ConnectionId = [u8; 8];
+
+/// To which connection of the server's a datagram goes, after its handshake (RFC 9000
+/// section 17.3).
+fn connection_id(data: &[u8]) -> Option<ConnectionId> {
+    let (first, rest) = data.split_first()?;
+    let id = rest.first_chunk()?;
+    (first & 0x80 == 0).then_some(*id)
+}
+
 /// One client address and the socket that stands for it towards the server.
 pub(super) struct Flow {
+    /// Shared with others that a client has made to go on with a connection.
     id: FlowId,
+    /// The connection that it belongs to, once that is known.
+    connection: Option<ConnectionId>,
     /// Its port is what the server takes for the client's.
     upstream: Arc<UdpSocket>,
     /// Readers of `upstream` (the newest, at the back) and of the sockets it
@@ -34,9 +48,15 @@ pub(super) struct FlowTable {
 }
 
 impl FlowTable {
-    /// The flow of `client` and its socket towards the server.
-    pub(super) fn get(&self, client: SocketAddr) -> Option<(FlowId, Arc<UdpSocket>)> {
-        self.flows.get(&client).map(|flow| (flow.id, flow.upstream.clone()))
+    /// The flow of `client`, which has sent `data`, and its socket towards the server.
+    pub(super) fn get(
+        &mut self,
+        client: SocketAddr,
+        data: &[u8],
+    ) -> Option<(FlowId, Arc<UdpSocket>)> {
+        let flow = self.flows.get_mut(&client)?;
+        flow.connection = connection_id(data).or(flow.connection);
+        Some((flow.id, flow.upstream.clone()))
     }
 
     /// The flow of `client`, if it still uses `upstream`.
@@ -45,12 +65,15 @@ impl FlowTable {
         Arc::ptr_eq(&flow.upstream, upstream).then_some(flow.id)
     }
 
-    /// Enters a new client; the oldest flow makes room if need be.
+    /// Enters a new client, which has sent `data`; the oldest flow makes room if need be.
+    /// One that goes on with the connection of another flow shares its fate, and does not
+    /// count.
     ///
     /// `None` if the relay has ended: a task started now would have no owner.
     pub(super) fn insert(
         &mut self,
         client: SocketAddr,
+        data: &[u8],
         upstream: Arc<UdpSocket>,
         reader: OwnedTask,
     ) -> Option<FlowId> {
@@ -61,9 +84,17 @@ impl FlowTable {
             let oldest = self.flows.iter().min_by_key(|(_, flow)| flow.id).map(|(addr, _)| *addr);
             oldest.and_then(|addr| self.flows.remove(&addr));
         }
-        let id = self.next_id;
-        self.next_id += 1;
-        self.flows.insert(client, Flow { id, upstream, readers: VecDeque::from([reader]) });
+        let connection = connection_id(data);
+        let mut others = self.flows.values().filter(|flow| flow.connection == connection);
+        let id = match others.next().filter(|_| connection.is_some()) {
+            Some(other) => other.id,
+            None => {
+                self.next_id += 1;
+                self.next_id - 1
+            }
+        };
+        let readers = VecDeque::from([reader]);
+        self.flows.insert(client, Flow { id, connection, upstream, readers });
         Some(id)
     }
 

@@ -112,7 +112,8 @@ impl Relay {
 
     /// Kills every flow that exists now: its datagrams vanish in both
     /// directions, for ever, those under way included. New client addresses
-    /// pass.
+    /// pass, unless they go on with the connection of such a flow: only a new
+    /// connection gets through, or one that has moved to another connection id.
     pub fn cut(&self) {
         let next_id = self.pump.flows().next_id();
         for direction in Direction::BOTH {

@@ -130,8 +130,8 @@ impl Pump {
     }
 
     fn take_from_client(self: &Arc<Self>, client: SocketAddr, data: &[u8]) {
-        let known = self.flows().get(client);
-        let Some((flow, socket)) = known.or_else(|| self.open_flow(client)) else {
+        let known = self.flows().get(client, data);
+        let Some((flow, socket)) = known.or_else(|| self.open_flow(client, data)) else {
             self.lane(Direction::ToServer).drop_unsent();
             return;
         };
@@ -146,9 +146,13 @@ impl Pump {
     }
 
     /// A flow for a new client; `None` if there is no socket to be had.
-    fn open_flow(self: &Arc<Self>, client: SocketAddr) -> Option<(FlowId, Arc<UdpSocket>)> {
+    fn open_flow(
+        self: &Arc<Self>,
+        client: SocketAddr,
+        data: &[u8],
+    ) -> Option<(FlowId, Arc<UdpSocket>)> {
         let (upstream, reader) = self.open_upstream(client).ok()?;
-        let flow = self.flows().insert(client, upstream.clone(), reader)?;
+        let flow = self.flows().insert(client, data, upstream.clone(), reader)?;
         Some((flow, upstream))
     }
 
