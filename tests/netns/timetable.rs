@@ -16,8 +16,8 @@ const BULK: u32 = 3;
 
 /// How long a lab needs the machine until something happens to it, and from the end of
 /// that on.
-const BEGIN: Duration = Duration::from_millis(2_500);
-const END: Duration = Duration::from_millis(2_500);
+const BEGIN: Duration = Duration::from_millis(2_000);
+const END: Duration = Duration::from_millis(1_500);
 
 /// How finely a time is looked for.
 const STEP: Duration = Duration::from_millis(250);
