@@ -263,11 +263,12 @@ impl Driver {
         for pipe in &pipes {
             replayed += pipe.on_resume(table.view(pipe.id()), epoch)?;
         }
-        let (live, max) = {
-            let session = self.shared.table();
-            (session.core.live_peer_pipes(), session.core.max_peer_pipes())
+        let (theirs, ours, max) = {
+            let core = &self.shared.table().core;
+            (core.live_peer_pipes(), core.live_own_pipes(), core.max_peer_pipes())
         };
-        link.expect_streams(live, max);
+        link.asleep = ours;
+        link.expect_streams(theirs, max);
         self.shared.set_attached(&link.connection, epoch);
         // Those opened while the exchange was under way are looked at when they
         // are due.
@@ -319,7 +320,10 @@ async fn claim(
     let streams = streams.filter(|streams| streams.epoch() == epoch);
     let mut streams = streams.unwrap_or_else(|| EarlyStreams::new(epoch, most));
     // What little is owed goes right behind the claim, if it has not gone ahead.
-    streams.open(connection, owing_little(shared, most));
+    // For what the server owes on others, it opens streams itself.
+    let mut owing = owing_little(shared, most);
+    owing.retain(|pipe| pipe.calls_for_stream());
+    streams.open(connection, owing);
     let mut table = shared.table().core.expect_table();
     let mut answered = false;
     loop {

@@ -244,7 +244,9 @@ impl SessionCore {
     }
 
     /// Our table, from the positions of all live pipes.
-    pub(crate) fn table(&mut self, positions: Vec<Position>) -> Table {
+    pub(crate) fn table(&mut self, mut positions: Vec<Position>) -> Table {
+        // They make long runs.
+        positions.sort_by_key(|position| (position.pipe.opener(), position.pipe.index()));
         // What was held for pipes that we had not seen comes again in the
         // peer's table.
         self.early.clear();

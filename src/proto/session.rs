@@ -142,6 +142,11 @@ impl SessionCore {
         self.local.max_pipes
     }
 
+    /// How many live pipes we have opened.
+    pub(crate) fn live_own_pipes(&self) -> u64 {
+        self.live_own
+    }
+
     /// How many live pipes the peer has opened.
     pub(crate) fn live_peer_pipes(&self) -> u64 {
         self.live_peer
@@ -179,8 +184,13 @@ impl SessionCore {
             return Err(PeerMisbehaved::WrongEpoch { got: header.epoch, expected: epoch });
         }
         if pipe.opener() == self.side {
-            // Only the opener of a pipe opens streams for it.
-            return Err(PeerMisbehaved::NoSuchPipe { pipe });
+            // The peer opens streams for pipes of ours too, once it has seen them.
+            let known = header.kind == HeaderKind::Continue && pipe.index() < self.opened;
+            return if known {
+                Ok(Accepted::Known)
+            } else {
+                Err(PeerMisbehaved::NoSuchPipe { pipe })
+            };
         }
         let label = match &header.kind {
             _ if self.seen.contains(pipe.index()) => return Ok(Accepted::Known),

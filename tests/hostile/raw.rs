@@ -81,10 +81,11 @@ pub fn hello(holder: &[u8; 16]) -> Vec<u8> {
 }
 
 /// A table without gaps: how many pipes were opened here, how many of the
-/// peer's were seen, and for each live pipe its id and how far it was read.
+/// peer's were seen, and for each live pipe its id and how far it was read, as a run of
+/// its own.
 pub fn table(opened: u64, seen: u64, positions: &[(u64, u64)]) -> Vec<u8> {
     let entries: Vec<u8> =
-        positions.iter().flat_map(|(pipe, read)| numbers(&[*pipe, 0, *read])).collect();
+        positions.iter().flat_map(|(pipe, read)| numbers(&[*pipe, 0, 1, *read])).collect();
     [
         frame(frames::TABLE_HEAD, &numbers(&[opened, seen])),
         frame(frames::POSITIONS, &entries),

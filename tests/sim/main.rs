@@ -93,6 +93,7 @@ use std::process::Command;
 mod congestion;
 mod dice;
 mod early;
+mod idle;
 mod ledger;
 mod network;
 mod pace;
