@@ -202,10 +202,13 @@ impl PipeShared {
         Wants { stream, pump, release, retire: through && state.core.is_retired() }
     }
 
-    /// Whether a stream should still be opened for it.
+    /// Whether a stream should still be opened for it, which it waits for.
     pub(crate) fn is_opening(&self) -> bool {
-        let state = self.lock();
-        state.opening && state.ended.is_none() && state.core.calls_for_stream(self.side)
+        let mut state = self.lock();
+        // If it was acknowledged meanwhile, the next bytes call again.
+        let calls = state.ended.is_none() && state.core.calls_for_stream(self.side);
+        state.opening &= calls;
+        state.opening
     }
 
     /// Whether a stream is of use right behind a claim.

@@ -11,7 +11,7 @@
 //!    │            RESUMED{epoch, proof} and its own table │ and only then answer
 //!    │ ◀───────────────────────────────────────────────── │
 //!    │ check the proof, apply                             │
-//!    │ reopen a stream for each pipe; replay ───────────▶ │
+//!    │ streams for what is owed; replay ◀───────────────▶ │
 //! ```
 //!
 //! A [`Table`] is one side's: what it has opened and seen, and the positions of

@@ -185,12 +185,10 @@ impl SessionCore {
         }
         if pipe.opener() == self.side {
             // The peer opens streams for pipes of ours too, once it has seen them.
-            let known = header.kind == HeaderKind::Continue && pipe.index() < self.opened;
-            return if known {
-                Ok(Accepted::Known)
-            } else {
-                Err(PeerMisbehaved::NoSuchPipe { pipe })
-            };
+            if header.kind == HeaderKind::Continue && pipe.index() < self.opened {
+                return Ok(Accepted::Known);
+            }
+            return Err(PeerMisbehaved::NoSuchPipe { pipe });
         }
         let label = match &header.kind {
             _ if self.seen.contains(pipe.index()) => return Ok(Accepted::Known),
