@@ -29,12 +29,13 @@ const READ_ON_MAX: u64 = 12_000;
 
 /// A new connection for a session, brought by its role.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it travels in a box")]
 pub(crate) enum Attach {
     /// Server: a client has come back. Its proof was checked and its table read
     /// before the session was bothered.
-    Resumed(Box<Resumed>),
+    Resumed(Resumed),
     /// Client: a connection was dialled.
-    Dialled(Box<Dialled>),
+    Dialled(Dialled),
     /// Client: no more attempts.
     GiveUp(SessionError),
 }
@@ -100,12 +101,12 @@ impl Driver {
     /// The session ends.
     pub(super) async fn attach(
         &mut self,
-        link: &mut Option<Link>,
+        link: &mut Option<Box<Link>>,
         attach: Attach,
     ) -> Result<(), SessionError> {
         match attach {
-            Attach::Resumed(resumed) => self.attach_resumed(link, *resumed).await,
-            Attach::Dialled(dialled) => self.attach_dialled(link, *dialled).await,
+            Attach::Resumed(resumed) => self.attach_resumed(link, resumed).await,
+            Attach::Dialled(dialled) => self.attach_dialled(link, dialled).await,
             Attach::GiveUp(error) => Err(error),
         }
     }
@@ -113,7 +114,7 @@ impl Driver {
     /// Server: check again, fence, measure, answer (P-14).
     async fn attach_resumed(
         &mut self,
-        link: &mut Option<Link>,
+        link: &mut Option<Box<Link>>,
         resumed: Resumed,
     ) -> Result<(), SessionError> {
         let Resumed { connection, reader, mut writer, resume, exporter, table, .. } = resumed;
@@ -160,7 +161,7 @@ impl Driver {
         let mut new = Link::new(connection, resume.epoch, reader, writer, streams);
         new.begin = resumed.begin;
         new.forgone = resumed.forgone;
-        let adopted = self.adopt(link.insert(new), &table);
+        let adopted = self.adopt(link.insert(Box::new(new)), &table);
         // They are the streams of their pipes by now, or of no use.
         drop(early);
         adopted
@@ -176,7 +177,7 @@ impl Driver {
     /// only fill the new connection while its window is small: then it is fenced now.
     async fn attach_dialled(
         &mut self,
-        link: &mut Option<Link>,
+        link: &mut Option<Box<Link>>,
         dialled: Dialled,
     ) -> Result<(), SessionError> {
         let Dialled { connection, dialler, early, deadline, outcome } = dialled;
@@ -221,7 +222,7 @@ impl Driver {
                 let streams = self.config.initial_stream_limit();
                 let mut new = Link::new(connection, epoch, reader, writer, streams);
                 new.dialler = Some(dialler);
-                self.adopt(link.insert(new), &table)?;
+                self.adopt(link.insert(Box::new(new)), &table)?;
                 self.shared.table().core.claim_over();
                 // The role may be gone; the session goes on.
                 let _ = outcome.send(Ok(()));

@@ -37,7 +37,6 @@ struct Cost {
     echoed: Duration,
     /// In both ways, on the wire.
     bytes: u64,
-    datagrams: u64,
 }
 
 impl Cost {
@@ -81,7 +80,7 @@ impl Cost {
         drop(ends);
         ours.close(CloseCode::DONE, b"");
         tokio::join!(ours.closed(), theirs.closed());
-        Self { attached, echoed, bytes: bytes + HEADERS * datagrams, datagrams }
+        Self { attached, echoed, bytes: bytes + HEADERS * datagrams }
     }
 }
 
