@@ -45,10 +45,10 @@ fn main() {
         return;
     }
     println!(
-        "| both ends of | made in, ms | heap of each, both ends, B | RSS, MiB | CPU idle, ms/s \
-         | resumed in, ms | bytes of the resume, each session |"
+        "| both ends of | made in, ms | heap of each, B | RSS, MiB | CPU idle, ms/s \
+         | resumed in, ms | wire bytes of each session's resume | heap of each then, B |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     let rows = PIPES.map(|count| format!("pipes {count}"));
     for row in rows.into_iter().chain(SESSIONS.map(|count| format!("sessions {count}"))) {
         let exe = env::current_exe().expect("our own path");
@@ -65,6 +65,7 @@ struct Measured {
     idle: Duration,
     resumed: Duration,
     bytes: u64,
+    heap_then: f64,
 }
 
 impl std::fmt::Display for Measured {
@@ -72,13 +73,14 @@ impl std::fmt::Display for Measured {
         let millis = |time: Duration| time.as_secs_f64() * 1000.0;
         write!(
             f,
-            "| {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {} |",
+            "| {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {} | {:.0} |",
             millis(self.made),
             self.heap,
             self.resident / 1024.0,
             millis(self.idle) / LOOK.as_secs_f64(),
             millis(self.resumed),
-            self.bytes
+            self.bytes,
+            self.heap_then,
         )
     }
 }
@@ -102,8 +104,7 @@ fn pipes(count: usize) -> Measured {
         pipes.into_iter().unzip()
     });
     let made = began.elapsed();
-    let heap = (settled() - before) / count as f64;
-    let measured = measure(&stage, &[(ours, theirs)], made, heap);
+    let measured = measure(&stage, &[(ours, theirs)], made, [before, count as f64]);
     drop((near, far));
     measured
 }
@@ -137,22 +138,28 @@ fn sessions(count: usize) -> Measured {
         (connecting.await.expect("no panic"), theirs)
     });
     let made = began.elapsed();
-    let heap = (settled() - before) / count as f64;
     let of = |session: &Session| session.id();
     let mut theirs: Vec<Session> = theirs;
     theirs.sort_by_key(of);
     let mut ours = ours;
     ours.sort_by_key(of);
     let pairs: Vec<(Session, Session)> = ours.into_iter().zip(theirs).collect();
-    measure(&stage, &pairs, made, heap)
+    measure(&stage, &pairs, made, [before, count as f64])
 }
 
-/// What so many sessions, which have been made, cost further on.
-fn measure(stage: &Stage, pairs: &[(Session, Session)], made: Duration, heap: f64) -> Measured {
+/// What these sessions, which have been made, cost further on. `before` they were made
+/// the heap held so much; it is counted for each of so many.
+fn measure(
+    stage: &Stage,
+    pairs: &[(Session, Session)],
+    made: Duration,
+    [before, count]: [f64; 2],
+) -> Measured {
     std::thread::sleep(QUIET);
-    let before = cpu();
+    let heap = (settled() - before) / count;
+    let used = cpu();
     std::thread::sleep(LOOK);
-    let idle = cpu() - before;
+    let idle = cpu() - used;
     let resident = resident();
 
     let began = Instant::now();
@@ -179,7 +186,9 @@ fn measure(stage: &Stage, pairs: &[(Session, Session)], made: Duration, heap: f6
             Some(stats.udp_sent? + stats.udp_received?)
         })
         .sum();
-    Measured { made, heap, resident, idle, resumed, bytes: bytes / pairs.len() as u64 }
+    let bytes = bytes / pairs.len() as u64;
+    let heap_then = (settled() - before) / count;
+    Measured { made, heap, resident, idle, resumed, bytes, heap_then }
 }
 
 /// CPU time that this process has used so far.
