@@ -172,14 +172,14 @@ pub enum SessionEvent {
 }
 
 /// Events kept for a slow receiver: some ten outages' worth.
-pub(crate) const EVENT_BACKLOG: usize = 64;
+const EVENT_BACKLOG: usize = 64;
 
 /// A stream of a session's events, from the moment it was made.
 ///
 /// Bounded: a receiver that falls more than 64 events behind gets
 /// [`SessionEvent::Lagged`] in place of the oldest.
 #[derive(Debug)]
-pub struct Events(pub(crate) broadcast::Receiver<SessionEvent>);
+pub struct Events(broadcast::Receiver<SessionEvent>);
 
 impl Events {
     /// The next event; `None` after the session has ended and all were read.
@@ -195,6 +195,46 @@ impl Events {
             }
             Err(broadcast::error::RecvError::Closed) => None,
         }
+    }
+}
+
+/// Who listens to a session's events. Room for a backlog is taken only while somebody
+/// does: most sessions of a server are watched by nobody.
+#[derive(Debug, Default)]
+pub(crate) enum Audience {
+    #[default]
+    Nobody,
+    /// Or nobody any more, since the last event.
+    Somebody(broadcast::Sender<SessionEvent>),
+    /// The last event was sent: who waits for more then hears that there is none.
+    Over,
+}
+
+impl Audience {
+    pub(crate) fn tell(&mut self, event: SessionEvent) {
+        let last = matches!(event, SessionEvent::Closed { .. });
+        let heard = match self {
+            Self::Somebody(sender) => sender.send(event).is_ok(),
+            Self::Nobody | Self::Over => false,
+        };
+        if last {
+            *self = Self::Over;
+        } else if !heard && !matches!(self, Self::Over) {
+            *self = Self::Nobody;
+        }
+    }
+
+    /// Events from now on; none, and the end of them, after the last.
+    pub(crate) fn join(&mut self) -> Events {
+        Events(match self {
+            Self::Somebody(sender) => sender.subscribe(),
+            Self::Over => broadcast::Sender::new(1).subscribe(),
+            Self::Nobody => {
+                let (sender, events) = broadcast::channel(EVENT_BACKLOG);
+                *self = Self::Somebody(sender);
+                events
+            }
+        })
     }
 }
 

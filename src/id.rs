@@ -85,6 +85,11 @@ impl PipeId {
         self.0 >> 1
     }
 
+    /// The next of the same opener's.
+    pub(crate) const fn next(self) -> Option<Self> {
+        Self::new(self.opener(), self.index() + 1)
+    }
+
     pub(crate) const fn to_wire(self) -> u64 {
         self.0
     }

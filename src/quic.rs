@@ -284,6 +284,12 @@ impl Connection {
         self.0.rtt()
     }
 
+    /// What was sent and received, in bytes of UDP payload.
+    pub(crate) fn udp_bytes(&self) -> (u64, u64) {
+        let stats = self.0.stats();
+        (stats.udp_tx.bytes, stats.udp_rx.bytes)
+    }
+
     /// The largest UDP payload that is known to get through.
     pub(crate) fn mtu(&self) -> u16 {
         self.0.stats().path.current_mtu

@@ -8,13 +8,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, broadcast, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::clock::Moment;
 use crate::code::CloseCode;
 use crate::environment::Environment;
 use crate::error::{DialError, HandoverError, OpenError, SessionError};
-use crate::event::{EVENT_BACKLOG, Events, LinkState, SessionEvent};
+use crate::event::{Audience, Events, LinkState, SessionEvent};
 use crate::id::{Epoch, PipeId, SessionId, Side};
 use crate::pipe::{BackedPipe, Handle, Host, PipeShared, SharedBudget};
 use crate::proto::SessionCore;
@@ -273,7 +273,7 @@ impl Session {
 
     /// What happens to the link from now on.
     pub fn events(&self) -> Events {
-        Events(self.shared.subscribe())
+        self.shared.subscribe()
     }
 
     /// What the session has done so far.
@@ -323,8 +323,7 @@ pub(crate) struct SessionShared {
     /// The link has changed, or the driver is through. Beside the channel, which
     /// is for users: this one wakes those who wait in the order they came.
     changed: Notify,
-    /// Until the last event: who waits for more then hears that there is none.
-    events: Mutex<Option<broadcast::Sender<SessionEvent>>>,
+    audience: Mutex<Audience>,
     /// A pipe has arrived, or the session has ended.
     arrived: Notify,
     /// Client: try again without waiting any longer, also in an attempt under way.
@@ -444,7 +443,7 @@ impl SessionShared {
             }),
             finished: AtomicBool::new(false),
             changed: Notify::new(),
-            events: Mutex::new(Some(broadcast::Sender::new(EVENT_BACKLOG))),
+            audience: Mutex::default(),
             arrived: Notify::new(),
             redial: Notify::new(),
             is_moving: AtomicBool::new(false),
@@ -583,6 +582,8 @@ impl SessionShared {
             last_contact: table.last_contact.at.into_std(),
             rtt: table.connection.as_ref().map(|(connection, _)| connection.rtt()),
             mtu: table.connection.as_ref().map(|(connection, _)| connection.mtu()),
+            udp_sent: table.connection.as_ref().map(|(connection, _)| connection.udp_bytes().0),
+            udp_received: table.connection.as_ref().map(|(connection, _)| connection.udp_bytes().1),
         }
     }
 }

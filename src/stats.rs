@@ -68,6 +68,11 @@ pub struct SessionStats {
     /// The largest UDP payload that the attached connection has found to get
     /// through, in bytes. It begins at 1,200, and grows while packets are sent.
     pub mtu: Option<u16>,
+    /// What was sent on the attached connection, in bytes of UDP payload; `None` while
+    /// there is none. It begins anew with each connection.
+    pub udp_sent: Option<u64>,
+    /// The same, received.
+    pub udp_received: Option<u64>,
 }
 
 /// What a server has done so far.

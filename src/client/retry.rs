@@ -34,7 +34,7 @@ pub(super) async fn keep_attached(
     client: Arc<ClientShared>,
     target: Target,
     session: Arc<SessionShared>,
-    attaches: mpsc::Sender<Attach>,
+    attaches: mpsc::Sender<Box<Attach>>,
 ) {
     let never = client.config.reconnect.is_never();
     let needy = |session: &SessionShared| match session.link_state() {
@@ -63,7 +63,7 @@ pub(super) async fn keep_attached(
         };
         if let Err(error) = outage.end(&attaches).await {
             // The session may have ended by itself in the meantime.
-            let _ = attaches.send(Attach::GiveUp(error)).await;
+            let _ = attaches.send(Box::new(Attach::GiveUp(error))).await;
             return;
         }
     }
@@ -102,7 +102,7 @@ struct Outage<'a> {
 
 impl Outage<'_> {
     /// Tries until the session is attached again, or has ended.
-    async fn end(mut self, attaches: &mpsc::Sender<Attach>) -> Result<(), SessionError> {
+    async fn end(mut self, attaches: &mpsc::Sender<Box<Attach>>) -> Result<(), SessionError> {
         let policy = &self.client.config.reconnect;
         let mut backoff = Backoff::new(policy.first, policy.max);
         let mut attempt = 0;
@@ -157,7 +157,7 @@ impl Outage<'_> {
 
     async fn attempt(
         &self,
-        attaches: &mpsc::Sender<Attach>,
+        attaches: &mpsc::Sender<Box<Attach>>,
         deadline: Instant,
     ) -> Result<(), DialError> {
         let rtt = self.session.rtt().or_else(|| self.session.last_rtt()).unwrap_or_default();
@@ -170,7 +170,7 @@ impl Outage<'_> {
         };
         let (outcome, told) = oneshot::channel();
         let dialled = Dialled { connection, dialler, early, deadline, outcome };
-        if attaches.send(Attach::Dialled(Box::new(dialled))).await.is_err() {
+        if attaches.send(Box::new(Attach::Dialled(dialled))).await.is_err() {
             return Ok(());
         }
         // Dropped unsaid if the session has ended.

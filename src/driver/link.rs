@@ -55,6 +55,9 @@ pub(super) struct Link {
     pub(super) forgone: Option<Epoch>,
     /// Pipes that wait for a stream: the peer's limit allows no more now.
     opening: VecDeque<Arc<PipeShared>>,
+    /// Pipes of our own for which the peer may open streams: those that were live
+    /// before this connection.
+    pub(super) asleep: u64,
     /// How many streams the peer may have open.
     streams: u64,
     /// The peer's address, as it was last looked at.
@@ -99,6 +102,7 @@ impl Link {
             begin: Beginnings::default(),
             forgone: None,
             opening: VecDeque::new(),
+            asleep: 0,
             streams,
             acks_due: None,
             vigil: None,
@@ -118,12 +122,14 @@ impl Link {
         self.writer.queue(frame);
     }
 
-    /// Lets the peer have so many pipes, and some more.
+    /// Lets the peer have so many pipes of its own and some more, and a stream for each
+    /// that may need one.
     pub(super) fn expect_streams(&mut self, pipes: u64, max_pipes: u64) {
         // The control stream is one; the headroom lets streams overlap whose
         // pipes are done while QUIC still waits for their last packets.
-        let most = max_pipes + 1 + STREAM_HEADROOM;
-        let wanted = (pipes + 1 + STREAM_HEADROOM).min(most);
+        let others = self.asleep + 1 + STREAM_HEADROOM;
+        let most = max_pipes + others;
+        let wanted = (pipes + others).min(most);
         if wanted > self.streams {
             self.streams = wanted.max(self.streams * 2).min(most);
             self.connection.set_max_streams(self.streams);

@@ -62,7 +62,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 const LINGER_LOOK: Duration = Duration::from_secs(60);
 
 /// New connections on their way to a driver. They are few, and a newer one
-/// makes the older ones moot.
+/// makes the older ones moot. Boxed: tokio keeps room for 32, of every session.
 const ATTACH_BACKLOG: usize = 4;
 
 /// Called when the session has ended, before waiters are told.
@@ -72,7 +72,7 @@ type OnEnd = Box<dyn FnOnce(&SessionError) + Send>;
 pub(crate) struct Driver {
     shared: Arc<SessionShared>,
     config: SessionConfig,
-    attaches: mpsc::Receiver<Attach>,
+    attaches: mpsc::Receiver<Box<Attach>>,
     /// Server: how long to stay without a connection.
     linger: Option<Duration>,
     /// The peer has shown that it knows of the session.
@@ -97,7 +97,7 @@ enum LinkEnd {
     /// The application asked for another connection.
     Reconnect,
     /// A newer connection is here.
-    Attach(Attach),
+    Attach(Box<Attach>),
     Ended(SessionError),
 }
 
@@ -114,7 +114,7 @@ impl Driver {
         config: SessionConfig,
         linger: Option<Duration>,
         on_end: impl FnOnce(&SessionError) + Send + 'static,
-    ) -> (Self, mpsc::Sender<Attach>) {
+    ) -> (Self, mpsc::Sender<Box<Attach>>) {
         let (sender, attaches) = mpsc::channel(ATTACH_BACKLOG);
         let confirmed = shared.side == Side::Client;
         let on_end = Some(Box::new(on_end) as OnEnd);
@@ -134,26 +134,32 @@ impl Driver {
     }
 
     /// Runs the session to its end, from its first connection on.
-    pub(crate) async fn run(
-        mut self,
+    pub(crate) fn run(
+        self,
         connection: Connection,
         dialler: Option<Dialler>,
         reader: ControlReader,
         writer: ControlWriter,
-    ) {
+    ) -> impl Future<Output = ()> + Send {
         let epoch = Epoch::FIRST;
-        self.shared.emit(SessionEvent::Attached { epoch });
         let streams = self.config.initial_stream_limit();
         let mut first = Link::new(connection, epoch, reader, writer, streams);
         first.dialler = dialler;
+        Box::new(self).live(Box::new(first))
+    }
+
+    /// A session may wait for its client for days, and a server for many: whatever is not
+    /// needed for that has a place of its own, which is given back.
+    async fn live(mut self: Box<Self>, first: Box<Link>) {
+        self.shared.emit(SessionEvent::Attached { epoch: first.epoch });
         let mut link = Some(first);
         loop {
             let end = match &mut link {
-                Some(attached) => self.run_attached(attached).await,
+                Some(attached) => Box::pin(self.run_attached(attached)).await,
                 None => self.run_detached().await,
             };
             let error = match end {
-                LinkEnd::Attach(attach) => match self.attach(&mut link, attach).await {
+                LinkEnd::Attach(attach) => match Box::pin(self.attach(&mut link, *attach)).await {
                     Ok(()) => continue,
                     Err(error) => error,
                 },
@@ -163,13 +169,13 @@ impl Driver {
                     Err(error) => error,
                 },
             };
-            self.end(link.as_mut(), error).await;
+            Box::pin(self.end(link.as_deref_mut(), error)).await;
             return;
         }
     }
 
     /// The link is down: fences, unless the way it ended is the session's end.
-    fn detach(&mut self, link: &mut Option<Link>, end: LinkEnd) -> Result<(), SessionError> {
+    fn detach(&mut self, link: &mut Option<Box<Link>>, end: LinkEnd) -> Result<(), SessionError> {
         let Some(old) = link else { return Ok(()) };
         let (cause, code) = match end {
             LinkEnd::Lost(lost) => (self.cause(old, lost)?, LinkCode::Detach),
@@ -187,7 +193,7 @@ impl Driver {
     }
 
     /// Lets go of the attached connection, if there is one.
-    fn fence(&self, link: &mut Option<Link>, cause: DetachCause, code: LinkCode) {
+    fn fence(&self, link: &mut Option<Box<Link>>, cause: DetachCause, code: LinkCode) {
         self.shared.fence();
         if let Some(old) = link.take() {
             old.connection.close(code, b"");

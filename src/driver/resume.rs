@@ -36,12 +36,13 @@ const HEAR_OUT_MAX: Duration = Duration::from_millis(50);
 
 /// A new connection for a session, brought by its role.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it travels in a box")]
 pub(crate) enum Attach {
     /// Server: a client has come back. Its proof was checked and its table read
     /// before the session was bothered.
-    Resumed(Box<Resumed>),
+    Resumed(Resumed),
     /// Client: a connection was dialled.
-    Dialled(Box<Dialled>),
+    Dialled(Dialled),
     /// Client: no more attempts.
     GiveUp(SessionError),
 }
@@ -107,12 +108,12 @@ impl Driver {
     /// The session ends.
     pub(super) async fn attach(
         &mut self,
-        link: &mut Option<Link>,
+        link: &mut Option<Box<Link>>,
         attach: Attach,
     ) -> Result<(), SessionError> {
         match attach {
-            Attach::Resumed(resumed) => self.attach_resumed(link, *resumed).await,
-            Attach::Dialled(dialled) => self.attach_dialled(link, *dialled).await,
+            Attach::Resumed(resumed) => self.attach_resumed(link, resumed).await,
+            Attach::Dialled(dialled) => self.attach_dialled(link, dialled).await,
             Attach::GiveUp(error) => Err(error),
         }
     }
@@ -120,7 +121,7 @@ impl Driver {
     /// Server: check again, fence, measure, answer (P-14).
     async fn attach_resumed(
         &mut self,
-        link: &mut Option<Link>,
+        link: &mut Option<Box<Link>>,
         resumed: Resumed,
     ) -> Result<(), SessionError> {
         let Resumed { connection, reader, mut writer, resume, exporter, table, .. } = resumed;
@@ -167,7 +168,7 @@ impl Driver {
         let mut new = Link::new(connection, resume.epoch, reader, writer, streams);
         new.begin = resumed.begin;
         new.forgone = resumed.forgone;
-        let adopted = self.adopt(link.insert(new), &table);
+        let adopted = self.adopt(link.insert(Box::new(new)), &table);
         // They are the streams of their pipes by now, or of no use.
         drop(early);
         adopted
@@ -183,7 +184,7 @@ impl Driver {
     /// only fill the new connection while its window is small: then it is fenced now.
     async fn attach_dialled(
         &mut self,
-        link: &mut Option<Link>,
+        link: &mut Option<Box<Link>>,
         dialled: Dialled,
     ) -> Result<(), SessionError> {
         let Dialled { connection, dialler, early, deadline, outcome } = dialled;
@@ -239,7 +240,7 @@ impl Driver {
                 let streams = self.config.initial_stream_limit();
                 let mut new = Link::new(connection, epoch, reader, writer, streams);
                 new.dialler = Some(dialler);
-                self.adopt(link.insert(new), &table)?;
+                self.adopt(link.insert(Box::new(new)), &table)?;
                 self.shared.table().core.claim_over();
                 // The role may be gone; the session goes on.
                 let _ = outcome.send(Ok(()));
@@ -281,11 +282,12 @@ impl Driver {
         for pipe in &pipes {
             replayed += pipe.on_resume(table.view(pipe.id()), epoch)?;
         }
-        let (live, max) = {
-            let session = self.shared.table();
-            (session.core.live_peer_pipes(), session.core.max_peer_pipes())
+        let (theirs, ours, max) = {
+            let core = &self.shared.table().core;
+            (core.live_peer_pipes(), core.live_own_pipes(), core.max_peer_pipes())
         };
-        link.expect_streams(live, max);
+        link.asleep = ours;
+        link.expect_streams(theirs, max);
         self.shared.set_attached(&link.connection, epoch);
         // Those opened while the exchange was under way are looked at when they
         // are due.
@@ -337,7 +339,10 @@ async fn claim(
     let streams = streams.filter(|streams| streams.epoch() == epoch);
     let mut streams = streams.unwrap_or_else(|| EarlyStreams::new(epoch, most));
     // What little is owed goes right behind the claim, if it has not gone ahead.
-    streams.open(connection, owing_little(shared, most));
+    // For what the server owes on others, it opens streams itself.
+    let mut owing = owing_little(shared, most);
+    owing.retain(|pipe| pipe.calls_for_stream());
+    streams.open(connection, owing);
     let mut table = shared.table().core.expect_table();
     let mut answered = false;
     loop {

@@ -217,6 +217,10 @@ impl Connection {
         Duration::from_millis(1)
     }
 
+    pub(crate) fn udp_bytes(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
     pub(crate) fn mtu(&self) -> u16 {
         1200
     }

@@ -38,7 +38,8 @@ pub(crate) struct Wants {
 
 impl PipeShared {
     /// Attaches the streams of a new connection. `begun` says where the peer's
-    /// direction starts and what came with its header, if that was read.
+    /// direction starts and what came with its header, if it was the peer that has
+    /// opened them.
     pub(crate) fn attach(
         self: &Arc<Self>,
         epoch: Epoch,
@@ -54,34 +55,37 @@ impl PipeShared {
         // Not before: a stream that comes too late leaves the pipe in its place
         // in the queue for the next.
         state.opening = false;
-        if state.epoch == Some(epoch) {
-            if begun.is_some() {
-                return Err(PeerMisbehaved::DuplicateStream { pipe: self.id });
-            }
-            // Opened by the driver and by `open_pipe` at once: one is enough.
+        let theirs = begun.is_some();
+        let another = state.epoch == Some(epoch);
+        if theirs && another && state.theirs {
+            return Err(PeerMisbehaved::DuplicateStream { pipe: self.id });
+        }
+        if another && !theirs {
+            // Opened by the driver and by `open_pipe` at once, or there is one of the
+            // peer's by now: one is enough.
             return Ok(());
         }
         state.epoch = Some(epoch);
+        state.theirs = theirs;
         let rx = Rx::new(recv, epoch, begun, &state.core)?;
         if state.core.recv.end().is_none() {
             state.rx = Some(rx);
             wake(&mut state.reader);
         }
-        if state.core.send.is_done() && self.id.opener() != self.side {
+        if another || theirs && state.core.send.is_done() {
+            // If both have opened one at once, each writes to its own (P-27).
             return Ok(());
         }
         let owed = state.core.send.written() - state.core.send.sent();
         let bulk = owed > BULK_REPLAY;
         send.set_priority(if bulk { state.priority.saturating_sub(1) } else { state.priority });
-        let mut tx = Tx::new(send, epoch, state.core.header(self.side, epoch).encode());
+        let header = state.core.header(self.side, epoch).encode();
+        let mut tx = Tx::new(send, epoch, !theirs, header);
         tx.releasing = state.core.send.is_done();
         state.tx = Some(tx);
-        // The opener's header announces the stream, so it goes out at once. The
-        // acceptor's comes with its first byte.
-        if self.id.opener() == self.side
-            || !state.core.send.is_caught_up()
-            || state.core.send.wants_fin()
-        {
+        // The header of who has opened the stream announces it, so it goes out at
+        // once. The other comes with its first byte.
+        if !theirs || !state.core.send.is_caught_up() || state.core.send.wants_fin() {
             self.start_pump(state);
         }
         Ok(())
@@ -94,6 +98,7 @@ impl PipeShared {
         state.tx = None;
         state.rx = None;
         state.epoch = None;
+        state.theirs = false;
         state.opening = false;
         state.core.detach();
         wake(&mut state.writer);
@@ -186,11 +191,10 @@ impl PipeShared {
 
     fn wants(&self, state: &mut State) -> Wants {
         let pump = state.tx.as_mut().is_some_and(|tx| std::mem::take(&mut tx.pump_due));
-        let stream = self.id.opener() == self.side
-            && state.epoch.is_none()
+        let stream = state.epoch.is_none()
             && !state.opening
             && state.ended.is_none()
-            && state.core.needs_stream();
+            && state.core.calls_for_stream(self.side);
         state.opening |= stream;
         let release = state.tx.as_ref().is_some_and(Tx::is_released);
         // A stream whose header must still get through is the driver's to end.
@@ -198,10 +202,19 @@ impl PipeShared {
         Wants { stream, pump, release, retire: through && state.core.is_retired() }
     }
 
-    /// Whether a stream should still be opened for it.
+    /// Whether a stream should still be opened for it, which it waits for.
     pub(crate) fn is_opening(&self) -> bool {
+        let mut state = self.lock();
+        // If it was acknowledged meanwhile, the next bytes call again.
+        let calls = state.ended.is_none() && state.core.calls_for_stream(self.side);
+        state.opening &= calls;
+        state.opening
+    }
+
+    /// Whether a stream is of use right behind a claim.
+    pub(crate) fn calls_for_stream(&self) -> bool {
         let state = self.lock();
-        state.opening && state.ended.is_none() && state.core.needs_stream()
+        state.ended.is_none() && state.core.calls_for_stream(self.side)
     }
 
     pub(crate) fn on_ack(&self, offset: u64, done: bool) -> Result<Wants, PeerMisbehaved> {
@@ -307,14 +320,14 @@ impl PipeShared {
     /// get through: dropping it would reset it, and the peer would never learn
     /// whose stream it was.
     pub(super) fn let_go_of_tx(&self, state: &mut State) {
-        let header_counts = self.id.opener() == self.side && state.core.recv.end().is_none();
+        let expects = state.core.recv.end().is_none();
         if let Some(tx) = &mut state.tx {
             wake(&mut tx.pump);
         }
         match &mut state.tx {
-            Some(tx) if header_counts && !tx.finished => tx.releasing = true,
+            Some(tx) if tx.announces && expects && !tx.finished => tx.releasing = true,
             // Finished, it lingers by itself; dropped, it would be reset.
-            Some(_) if header_counts => {}
+            Some(tx) if tx.announces && expects => {}
             tx => *tx = None,
         }
     }

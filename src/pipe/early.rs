@@ -69,7 +69,7 @@ impl PipeShared {
         let bulk = state.core.send.written().saturating_sub(start) > most;
         let most = if bulk && !opener { 0 } else { most };
         let header = state.core.header_at(self.side, epoch, start).encode();
-        let tx = Tx::new(send, epoch, header);
+        let tx = Tx::new(send, epoch, opener, header);
         tx.stream.set_priority(state.priority);
         state.early = Some(Early { epoch, tx, rx, start, sent: start, most, trusted: false });
         self.carry_early(state);
@@ -150,6 +150,7 @@ impl PipeShared {
         state.replayed += replayed;
         self.host.totals.replayed.fetch_add(replayed, Relaxed);
         state.epoch = Some(epoch);
+        state.theirs = !opener;
         state.opening = false;
         state.rx = rx.filter(|_| state.core.recv.end().is_none());
         state.tx = Some(tx);

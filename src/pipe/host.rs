@@ -81,6 +81,11 @@ impl Host {
         self.attached.load(Ordering::SeqCst) == epoch.get()
     }
 
+    /// Whether any connection is attached.
+    pub(super) fn has_connection(&self) -> bool {
+        self.attached.load(Ordering::SeqCst) != 0
+    }
+
     /// Has the next write wake the driver: it looks after the link while there is
     /// traffic. Returns how many bytes were written so far; what comes later wakes.
     pub(crate) fn rest(&self) -> u64 {

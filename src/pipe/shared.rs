@@ -40,9 +40,10 @@ pub(super) struct State {
     pub(super) rx: Option<Rx>,
     /// Those of a connection that may become the attached one.
     pub(super) early: Option<Early>,
-    /// The connection whose stream the pipe had: one on each, whatever became
-    /// of its halves since.
+    /// The connection whose stream the pipe had, whatever became of its halves since.
     pub(super) epoch: Option<Epoch>,
+    /// One that the peer has opened was among them: there is one at most.
+    pub(super) theirs: bool,
     pub(super) writer: Option<Waker>,
     pub(super) reader: Option<Waker>,
     /// The session has ended, and how.
@@ -80,6 +81,7 @@ impl PipeShared {
                 rx: None,
                 early: None,
                 epoch: None,
+                theirs: false,
                 writer: None,
                 reader: None,
                 ended: None,
@@ -124,7 +126,7 @@ impl PipeShared {
     /// Writes up to `len` bytes, which `chunk` supplies: given how many to
     /// take, the chunk of that length.
     pub(crate) fn poll_write(
-        &self,
+        self: &Arc<Self>,
         cx: &mut Context<'_>,
         len: usize,
         chunk: impl FnOnce(usize) -> Bytes,
@@ -167,6 +169,7 @@ impl PipeShared {
             }
         };
         self.carry_early(state);
+        self.call_for_stream(state);
         self.settle(state);
         self.host.count_written(taken as u64);
         Poll::Ready(Ok(taken))
@@ -178,6 +181,7 @@ impl PipeShared {
         guard.core.send.finish();
         self.start_pump(&mut guard);
         self.carry_early(&mut guard);
+        self.call_for_stream(&mut guard);
     }
 
     /// Gives our direction up.
@@ -363,6 +367,14 @@ impl PipeShared {
             }
         }
         self.lock().reader = None;
+    }
+
+    /// Has the driver open a stream, if the pipe has slept since the last resume.
+    fn call_for_stream(self: &Arc<Self>, state: &mut State) {
+        // While nothing is attached, the next attach looks at every pipe.
+        if state.epoch.is_none() && !state.opening && self.host.has_connection() {
+            self.mark_now(state);
+        }
     }
 
     pub(super) fn mark_now(self: &Arc<Self>, state: &mut State) {

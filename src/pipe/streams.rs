@@ -18,6 +18,8 @@ pub(super) const CHUNK_MAX: usize = 64 * 1024;
 pub(super) struct Tx {
     pub(super) stream: SendStream,
     pub(super) epoch: Epoch,
+    /// We opened the stream: its header says whose it is.
+    pub(super) announces: bool,
     /// What is left of the header.
     pub(super) header: Bytes,
     /// Bytes that have to come before those of the replay buffer, and are not kept
@@ -59,10 +61,11 @@ static FILLER: [u8; 4096] = [0; 4096];
 
 impl Tx {
     /// A stream that has carried nothing yet.
-    pub(super) fn new(stream: SendStream, epoch: Epoch, header: Bytes) -> Self {
+    pub(super) fn new(stream: SendStream, epoch: Epoch, announces: bool, header: Bytes) -> Self {
         Self {
             stream,
             epoch,
+            announces,
             header,
             filler: 0,
             pumping: false,

@@ -95,6 +95,14 @@ impl Pipe {
         self.send.wants_stream() || self.recv.end().is_none()
     }
 
+    /// Whether we should open a stream for it, where it has none on the attached
+    /// connection: to announce it, or to carry what we owe. For what the peer owes,
+    /// the peer does (P-27).
+    pub(crate) fn calls_for_stream(&self, us: Side) -> bool {
+        let unannounced = self.id.opener() == us && !self.seen;
+        unannounced && self.needs_stream() || self.send.owes_stream()
+    }
+
     /// The next control frame to send, until there is none. An ack that is not
     /// due yet comes only if `all_acks`.
     pub(crate) fn poll_outgoing(&mut self, all_acks: bool) -> Option<Outgoing> {
@@ -178,6 +186,30 @@ mod tests {
         ours.on_resume(PeerView::Live(position)).unwrap();
         assert_eq!(kind(&ours), HeaderKind::Continue);
         assert_eq!(kind(&pipe(Side::Server)), HeaderKind::Continue);
+    }
+
+    /// P-27.
+    #[test]
+    fn a_pipe_that_both_sides_know_calls_for_a_stream_when_there_is_something_to_carry() {
+        let us = Side::Client;
+        let position = |pipe: &Pipe| Position {
+            pipe: pipe.id(),
+            read: 0,
+            recv: RecvReport::Open,
+            send: SendReport::Open,
+        };
+        for opener in [us, us.peer()] {
+            let mut idle = pipe(opener);
+            assert_eq!(idle.calls_for_stream(us), opener == us, "it is to be announced");
+            idle.on_resume(PeerView::Live(position(&idle))).unwrap();
+            assert!(!idle.calls_for_stream(us));
+            let (mut written, mut finished, mut given_up) = (idle.clone(), idle.clone(), idle);
+            written.send.write(Bytes::from_static(b"bytes"));
+            finished.send.finish();
+            given_up.send.reset(1);
+            assert!(written.calls_for_stream(us) && finished.calls_for_stream(us));
+            assert!(!given_up.calls_for_stream(us), "the control stream says it");
+        }
     }
 
     #[test]

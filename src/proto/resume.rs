@@ -11,7 +11,7 @@
 //!    │            RESUMED{epoch, proof} and its own table │ and only then answer
 //!    │ ◀───────────────────────────────────────────────── │
 //!    │ check the proof, apply                             │
-//!    │ reopen a stream for each pipe; replay ───────────▶ │
+//!    │ streams for what is owed; replay ◀───────────────▶ │
 //! ```
 //!
 //! A [`Table`] is one side's: what it has opened and seen, and the positions of
@@ -244,7 +244,9 @@ impl SessionCore {
     }
 
     /// Our table, from the positions of all live pipes.
-    pub(crate) fn table(&mut self, positions: Vec<Position>) -> Table {
+    pub(crate) fn table(&mut self, mut positions: Vec<Position>) -> Table {
+        // They make long runs.
+        positions.sort_by_key(|position| (position.pipe.opener(), position.pipe.index()));
         // What was held for pipes that we had not seen comes again in the
         // peer's table.
         self.early.clear();

@@ -177,6 +177,12 @@ impl SendHalf {
         matches!(self.state, State::Open | State::Finishing)
     }
 
+    /// Whether there is anything by now that only a stream can carry, and that the
+    /// peer has not acknowledged.
+    pub(crate) fn owes_stream(&self) -> bool {
+        self.wants_fin() || self.wants_stream() && self.kept() > 0
+    }
+
     /// How many bytes will be handed to a stream for another time.
     pub(crate) fn replay_due(&self) -> u64 {
         self.sent_max.saturating_sub(self.sent)

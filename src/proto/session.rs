@@ -142,6 +142,11 @@ impl SessionCore {
         self.local.max_pipes
     }
 
+    /// How many live pipes we have opened.
+    pub(crate) fn live_own_pipes(&self) -> u64 {
+        self.live_own
+    }
+
     /// How many live pipes the peer has opened.
     pub(crate) fn live_peer_pipes(&self) -> u64 {
         self.live_peer
@@ -179,7 +184,10 @@ impl SessionCore {
             return Err(PeerMisbehaved::WrongEpoch { got: header.epoch, expected: epoch });
         }
         if pipe.opener() == self.side {
-            // Only the opener of a pipe opens streams for it.
+            // The peer opens streams for pipes of ours too, once it has seen them.
+            if header.kind == HeaderKind::Continue && pipe.index() < self.opened {
+                return Ok(Accepted::Known);
+            }
             return Err(PeerMisbehaved::NoSuchPipe { pipe });
         }
         let label = match &header.kind {

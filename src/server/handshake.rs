@@ -224,7 +224,7 @@ async fn resume_session(
     let (early, begin) = (early.filter(|_| is_its_own), begin.unwrap_or_default());
     let resumed =
         Resumed { connection, reader, writer, resume, exporter, table, early, begin, forgone };
-    let attach = Attach::Resumed(Box::new(resumed));
+    let attach = Box::new(Attach::Resumed(resumed));
     match entry.attaches.send(attach).await {
         Ok(()) => {
             server.registry.count_resumed();

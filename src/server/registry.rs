@@ -33,7 +33,7 @@ struct Places {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) session: Arc<SessionShared>,
-    pub(super) attaches: mpsc::Sender<Attach>,
+    pub(super) attaches: mpsc::Sender<Box<Attach>>,
 }
 
 impl Registry {

@@ -3,11 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
-use tokio::sync::broadcast;
-
 use super::SessionShared;
 use crate::error::DialError;
-use crate::event::{DetachCause, LinkState, SessionEvent};
+use crate::event::{DetachCause, Events, LinkState, SessionEvent};
 use crate::id::Epoch;
 use crate::pipe::PipeShared;
 use crate::quic::Connection;
@@ -59,24 +57,11 @@ impl SessionShared {
     }
 
     pub(crate) fn emit(&self, event: SessionEvent) {
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = matches!(event, SessionEvent::Closed { .. });
-        if let Some(sender) = &*events {
-            // Nobody may be listening.
-            let _ = sender.send(event);
-        }
-        if last {
-            *events = None;
-        }
+        self.audience.lock().unwrap_or_else(PoisonError::into_inner).tell(event);
     }
 
-    /// Events from now on; none, and the end of them, once the session has ended.
-    pub(super) fn subscribe(&self) -> broadcast::Receiver<SessionEvent> {
-        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*events {
-            Some(sender) => sender.subscribe(),
-            None => broadcast::Sender::new(1).subscribe(),
-        }
+    pub(super) fn subscribe(&self) -> Events {
+        self.audience.lock().unwrap_or_else(PoisonError::into_inner).join()
     }
 
     /// Fences: after this no byte of the old connection is read or counted, and

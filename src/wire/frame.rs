@@ -24,10 +24,14 @@ pub(crate) const REASON_MAX: usize = 1024;
 
 /// Most bytes that one entry of each list can take, which says how many
 /// entries surely fit one frame. A code has 32 bits, for which a varint may need
-/// eight bytes.
+/// eight bytes. A position is at its longest in a run of its own.
 pub(crate) const ACK_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 8);
-pub(crate) const POSITION_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 8 + 8 + 8 + 8);
+pub(crate) const POSITION_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 1 + 8 + 8 + 8 + 8);
 pub(crate) const GAP_ENTRIES_MAX: usize = FRAME_MAX / 8;
+
+/// Most positions that a frame may hold. They may be as short as a byte, and take up
+/// forty once they are decoded.
+const POSITIONS_MAX: u64 = 1024;
 
 /// What each side tells the other about its limits, once per session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,7 +275,7 @@ impl Position {
     const STOPPED: u8 = 0b010;
     const RESET: u8 = 0b100;
 
-    fn encode(&self, out: &mut BytesMut) {
+    fn flags(&self) -> u8 {
         let recv_flags = match self.recv {
             RecvReport::Open => 0,
             RecvReport::Done => Self::DONE,
@@ -281,8 +285,16 @@ impl Position {
             SendReport::Open => 0,
             SendReport::Reset { .. } => Self::RESET,
         };
-        put_varint(out, self.pipe.to_wire());
-        out.put_u8(recv_flags | send_flags);
+        recv_flags | send_flags
+    }
+
+    /// Whether it goes on with the run that `last` is the last of.
+    fn follows(&self, last: &Self) -> bool {
+        self.flags() == last.flags() && last.pipe.next() == Some(self.pipe)
+    }
+
+    /// What is its own in a run.
+    fn encode(&self, out: &mut BytesMut) {
         put_varint(out, self.read);
         if let RecvReport::Stopped { code } = self.recv {
             put_varint(out, u64::from(code));
@@ -293,9 +305,7 @@ impl Position {
         }
     }
 
-    fn decode(payload: &mut Reader) -> Result<Self, DecodeError> {
-        let pipe = PipeId::from_wire(payload.varint()?);
-        let flags = payload.u8()?;
+    fn decode(pipe: PipeId, flags: u8, payload: &mut Reader) -> Result<Self, DecodeError> {
         let read = payload.varint()?;
         let recv = match flags & (Self::DONE | Self::STOPPED) {
             0 => RecvReport::Open,
@@ -315,19 +325,37 @@ impl Position {
     }
 }
 
-/// A part of a side's table.
+/// A part of a side's table. Pipes of one opener with consecutive indices and equal
+/// flags, which is what idle ones are, make one run and share what they have in common.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Positions(pub(crate) Vec<Position>);
 
 impl Positions {
     fn encode(&self, out: &mut BytesMut) {
-        self.0.iter().for_each(|position| position.encode(out));
+        for run in self.0.chunk_by(|last, position| position.follows(last)) {
+            if let Some(first) = run.first() {
+                put_varint(out, first.pipe.to_wire());
+                out.put_u8(first.flags());
+                put_varint(out, run.len() as u64);
+                run.iter().for_each(|position| position.encode(out));
+            }
+        }
     }
 
     fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
         let mut positions = Vec::new();
         while !payload.is_empty() {
-            positions.push(Position::decode(&mut payload)?);
+            let mut pipe = Some(PipeId::from_wire(payload.varint()?));
+            let flags = payload.u8()?;
+            let count = payload.varint()?;
+            if count == 0 || count.saturating_add(positions.len() as u64) > POSITIONS_MAX {
+                return Err(DecodeError::Invalid("position count"));
+            }
+            for _ in 0..count {
+                let id = pipe.ok_or(DecodeError::Invalid("position count"))?;
+                positions.push(Position::decode(id, flags, &mut payload)?);
+                pipe = id.next();
+            }
         }
         Ok(Self(positions))
     }
@@ -701,7 +729,20 @@ mod tests {
                         send: SendReport::Reset { code: 8, offset: 7 },
                     },
                 ])),
-                vec![0x07, 10, 0, 0, 0x40, 100, 3, 0b110, 5, 9, 8, 7],
+                vec![0x07, 12, 0, 0, 1, 0x40, 100, 3, 0b110, 1, 5, 9, 8, 7],
+            ),
+            (
+                Frame::Positions(Positions(
+                    [(2, 9), (3, 100), (4, 0), (6, 1)]
+                        .map(|(index, read)| Position {
+                            pipe: id(Side::Client, index),
+                            read,
+                            recv: RecvReport::Open,
+                            send: SendReport::Open,
+                        })
+                        .to_vec(),
+                )),
+                vec![0x07, 11, 4, 0, 3, 9, 0x40, 100, 0, 12, 0, 1, 1],
             ),
             (Frame::TableEnd(TableEnd { pipes: 2 }), vec![0x08, 1, 2]),
             (
@@ -841,7 +882,7 @@ mod tests {
 
     #[test]
     fn flags_without_meaning_are_refused() {
-        let position = |flags| decode_one(&[0x07, 7, 0, flags, 5, 9, 8, 7, 6]);
+        let position = |flags| decode_one(&[0x07, 8, 0, flags, 1, 5, 9, 8, 7, 6]);
         let ack = |flags| decode_one(&[0x09, 3, 0, flags, 5]);
         // Done and stopped at once, and bits that are not given out.
         for flags in [0b011, 0b111, 0b1000, 0b1001, 0b1100, 0x80] {
@@ -850,6 +891,40 @@ mod tests {
         for flags in [2, 3, 0x80] {
             assert_eq!(ack(flags), Err(DecodeError::Invalid("ack flags")));
         }
+    }
+
+    #[test]
+    fn a_run_of_positions_has_one_at_least_and_a_frame_1024_at_most() {
+        let refused = Err(DecodeError::Invalid("position count"));
+        assert_eq!(decode_one(&[0x07, 3, 0, 0, 0]), refused);
+        let runs = |counts: &[u64]| {
+            let mut payload = BytesMut::new();
+            for count in counts {
+                payload.put_slice(&[0, 0]);
+                put_varint(&mut payload, *count);
+                // The application has read nothing.
+                payload.extend((0..*count).map(|_| 0));
+            }
+            let mut frame = BytesMut::from(&[0x07][..]);
+            put_varint(&mut frame, payload.len() as u64);
+            frame.extend_from_slice(&payload);
+            decode_one(&frame)
+        };
+        assert!(
+            matches!(runs(&[24, 1000]), Ok(Some(Frame::Positions(all))) if all.0.len() == 1024)
+        );
+        assert_eq!(runs(&[25, 1000]), refused);
+        assert_eq!(runs(&[1025]), refused);
+        // It says so before the positions that it claims are looked for.
+        let mut claim = vec![0x07, 10, 0, 0];
+        claim.extend_from_slice(&u64::MAX.to_be_bytes());
+        assert_eq!(decode_one(&claim), refused);
+        // Fewer than it says, and more than there are indices.
+        assert_eq!(decode_one(&[0x07, 4, 0, 0, 2, 9]), Err(DecodeError::Truncated));
+        let mut last = vec![0x07, 12];
+        last.extend_from_slice(&u64::MAX.to_be_bytes());
+        last.extend_from_slice(&[0, 2, 9, 9]);
+        assert_eq!(decode_one(&last), refused);
     }
 
     #[test]
@@ -875,7 +950,7 @@ mod tests {
         let gaps = vec![offset; GAP_ENTRIES_MAX];
         for (frame, entry) in [
             (Frame::Acks(acks), 17),
-            (Frame::Positions(Positions(positions)), 41),
+            (Frame::Positions(Positions(positions)), 42),
             (Frame::Gaps(Gaps(gaps)), 8),
         ] {
             let mut out = BytesMut::new();

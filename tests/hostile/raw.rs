@@ -81,13 +81,16 @@ pub fn hello(holder: &[u8; 16]) -> Vec<u8> {
 }
 
 /// A table without gaps: how many pipes were opened here, how many of the
-/// peer's were seen, and for each live pipe its id and how far it was read.
+/// peer's were seen, and for each live pipe its id and how far it was read, as a run of
+/// its own.
 pub fn table(opened: u64, seen: u64, positions: &[(u64, u64)]) -> Vec<u8> {
-    let entries: Vec<u8> =
-        positions.iter().flat_map(|(pipe, read)| numbers(&[*pipe, 0, *read])).collect();
+    let run = |(pipe, read): &(u64, u64)| numbers(&[*pipe, 0, 1, *read]);
+    let entries = |part: &[(u64, u64)]| -> Vec<u8> { part.iter().flat_map(run).collect() };
+    // As many as a frame may hold.
+    let parts = positions.chunks(1024).map(|part| frame(frames::POSITIONS, &entries(part)));
     [
         frame(frames::TABLE_HEAD, &numbers(&[opened, seen])),
-        frame(frames::POSITIONS, &entries),
+        parts.collect::<Vec<_>>().concat(),
         frame(frames::TABLE_END, &numbers(&[positions.len() as u64])),
     ]
     .concat()

@@ -102,7 +102,7 @@ async fn a_table_that_no_client_can_have_costs_only_its_connection() {
     let after_head = |kind, payload: &[u8]| [&head[..], &frame(kind, payload)].concat();
     let crowd: Vec<_> = (0..1025).map(|index| (2 * index, 0)).collect();
     for (table, complaint) in [
-        (frame(frames::POSITIONS, &[0, 0, 10]), "sent a POSITIONS frame where it has no place"),
+        (frame(frames::POSITIONS, &[0, 0, 1, 10]), "sent a POSITIONS frame where it has no place"),
         (frame(frames::TABLE_END, &[0]), "sent a TABLE_END frame where it has no place"),
         // It cannot have seen pipes that were never opened, nor have opened fewer
         // than were seen.
@@ -111,7 +111,8 @@ async fn a_table_that_no_client_can_have_costs_only_its_connection() {
         (after_head(frames::TABLE_HEAD, &[1, 0]), "sent a TABLE_HEAD frame where it has no place"),
         (after_head(frames::GAPS, &[0]), "sent a GAPS frame where it has no place"),
         (after_head(frames::TABLE_END, &[1]), "sent a TABLE_END frame where it has no place"),
-        (after_head(frames::POSITIONS, &[0, 3, 9]), "field \"position flags\" has a value"),
+        (after_head(frames::POSITIONS, &[0, 3, 1, 9]), "field \"position flags\" has a value"),
+        (after_head(frames::POSITIONS, &[0, 0, 0]), "field \"position count\" has a value"),
         (after_head(frames::PING, &[1]), "sent a PING frame where it has no place"),
         (table(1025, 0, &crowd), "opened more pipes than the 1024 allowed"),
         (session.resume(2, [0; 32]), "sent a RESUME frame where it has no place"),
@@ -227,7 +228,7 @@ async fn both_sides_prove_themselves_and_the_secret_moves_on() {
         // The server's table: it has opened nothing, has seen one pipe, and has
         // read as much of it as it has given back.
         assert_eq!(control.next().await, (frames::TABLE_HEAD, vec![0, 1]));
-        assert_eq!(control.next().await, (frames::POSITIONS, vec![0, 0, echoed as u8]));
+        assert_eq!(control.next().await, (frames::POSITIONS, vec![0, 0, 1, echoed as u8]));
         assert_eq!(control.next().await, (frames::TABLE_END, vec![1]));
         // Three bytes that it has, and two that it has not.
         let again = [&header(epoch, 0, echoed - 3, None)[..], b"789", b"ab"].concat();

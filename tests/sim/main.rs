@@ -93,6 +93,7 @@ use std::process::Command;
 mod congestion;
 mod dice;
 mod early;
+mod idle;
 mod ledger;
 mod network;
 mod pace;
@@ -147,6 +148,7 @@ const FOUND: &[(u64, &str)] = &[
     (145, "a flight ahead of the next dial took the pipes from a claim under way"),
     (150, "a claim that was held up threw away the early streams of the next one"),
     (194, "a stream nobody wanted any more left its pump waiting, and the pipe unfinished"),
+    (216, "a pipe that waited for a stream, and then needed none, never got another"),
     (357, "a send window of the whole connection starved the stream that was blocked first"),
     (1370, "streams that came right behind a claim were thrown away with the flight before it"),
 ];

@@ -6,7 +6,7 @@
 //! [`Way`]s, each with its own [`Conditions`]. What is under way lies in one list,
 //! ordered by when it arrives; [`Network::run`] delivers it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -124,6 +124,8 @@ pub struct Network {
 struct State {
     dice: Dice,
     random: Dice,
+    /// Hosts whose processes were killed and do not come back.
+    buried: BTreeSet<IpAddr>,
     inboxes: BTreeMap<SocketAddr, Inbox>,
     roads: BTreeMap<IpAddr, Road>,
     /// By arrival; the number keeps those apart that arrive at once.
@@ -210,6 +212,7 @@ impl Network {
                 dice,
                 random,
                 inboxes: BTreeMap::new(),
+                buried: BTreeSet::new(),
                 roads: BTreeMap::new(),
                 under_way: BTreeMap::new(),
                 sent: 0,
@@ -362,6 +365,13 @@ impl Network {
         let (unplugged, left) = inboxes.into_iter().partition(|(addr, _)| addr.ip() == ip);
         self.lock().inboxes = left;
         Unplugged(unplugged)
+    }
+
+    /// As [`unplug`](Self::unplug), and the process is not started again: what is left of
+    /// it in this one, and wakes, gets no other socket.
+    pub fn bury(&self, ip: IpAddr) {
+        self.lock().buried.insert(ip);
+        drop(self.unplug(ip));
     }
 
     /// The process was not killed after all: only, its address was not its own
@@ -644,6 +654,9 @@ pub struct Plug(pub Arc<Network>);
 impl World for Plug {
     fn bind(&self, local: SocketAddr) -> io::Result<Arc<dyn Socket>> {
         let mut state = self.0.lock();
+        if state.buried.contains(&local.ip()) {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
         let addr = if local.port() == 0 { state.free_address(local.ip())? } else { local };
         if state.inboxes.contains_key(&addr) {
             return Err(io::ErrorKind::AddrInUse.into());

@@ -42,6 +42,8 @@ struct DirectionPlan {
     ending: Ending,
     /// At this offset the reader does nothing for so long.
     stall: Option<(u64, Duration)>,
+    /// At this offset the writer does: a pipe that sleeps.
+    nap: Option<(u64, Duration)>,
     /// At this offset the reader wants no more.
     stop: Option<(u64, Ending)>,
     dice: Dice,
@@ -136,6 +138,8 @@ impl DirectionPlan {
         let mut rests = [(); 2].map(|()| if dice.chance(500) { 0 } else { dice.pick_log(1..500) });
         let stall =
             dice.chance(100).then(|| (dice.pick(0..bytes + 1), dice.pick_millis(100..20_000)));
+        let nap =
+            dice.chance(250).then(|| (dice.pick(0..bytes + 1), dice.pick_millis(1000..60_000)));
         // Long rests make short pipes.
         let mut pieces = [(); 2].map(|()| dice.pick_log((bytes / 100).max(1)..CONTENT_MAX as u64));
         if dice.chance(250) {
@@ -143,7 +147,7 @@ impl DirectionPlan {
             // bytes that have arrived and nobody has read.
             (pieces[1], rests) = (bytes / 300 + 1, [0, 400]);
         }
-        Self { key, bytes, pieces, rests, ending, stall, stop, dice: dice.fork() }
+        Self { key, bytes, pieces, rests, ending, stall, nap, stop, dice: dice.fork() }
     }
 }
 
@@ -205,10 +209,23 @@ async fn write_all(
     entry: &Entry,
 ) -> Result<(), WriteError> {
     let DirectionPlan {
-        key, bytes, pieces: [piece, _], rests: [most, _], ending, mut dice, ..
+        key,
+        bytes,
+        pieces: [piece, _],
+        rests: [most, _],
+        ending,
+        mut nap,
+        mut dice,
+        ..
     } = plan;
     let mut offset = 0;
-    while offset < bytes {
+    loop {
+        if let Some((_, lasting)) = nap.take_if(|(at, _)| offset >= *at) {
+            sleep(lasting).await;
+        }
+        if offset == bytes {
+            break;
+        }
         let len = dice.pick_log(1..piece + 1).min(bytes - offset) as usize;
         let chunk = content(key, offset, len);
         entry.offers(len as u64);

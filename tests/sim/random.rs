@@ -379,7 +379,7 @@ impl Shared {
 
     /// As `kill -9`. The server will never hear of it.
     fn kill_client(&self, host: u8) {
-        self.world.network.unplug(host_addr(host));
+        self.world.network.bury(host_addr(host));
         if let Some(pair) = self.on_host.lock().unwrap().get(&host) {
             pair.kill(Side::Client);
         }

@@ -311,7 +311,8 @@ fn the_first_bytes_after_a_resume_come_up_after_one_and_a_half_round_trips_and_d
     let [along, waiting] = [64 << 10, 0].map(|most| resume(most).map(in_trips));
     println!("round trips to the first byte up and down: {along:.2?}, without: {waiting:.2?}");
     assert!(along[0] < 1.6 && along[1] < 2.1, "{along:?}");
-    assert!(waiting[0] > 2.4 && waiting[1] > 2.9, "{waiting:?}: it would make no difference");
+    // What the server owes waits for nothing of the client's.
+    assert!(waiting[0] > 2.4 && waiting[1] < 2.1, "{waiting:?}: it would make no difference");
 }
 
 /// A new connection is dialled again and again while nobody answers: by QUIC, which

@@ -229,7 +229,7 @@ fn a_stream_that_begins_beyond_what_was_read_is_a_gap() {
 }
 
 #[test]
-fn a_pipe_has_one_stream_on_one_connection_and_only_its_opener_opens_it() {
+fn a_pipe_has_one_stream_of_the_peers_on_one_connection_and_only_its_opener_announces_it() {
     let (mut server, pipe) = server();
     let ours = server.open(Bytes::new()).unwrap();
     let header = |pipe, kind| Header { kind, epoch: Epoch::FIRST, pipe, start: 0 };
@@ -238,12 +238,15 @@ fn a_pipe_has_one_stream_on_one_connection_and_only_its_opener_opens_it() {
         (pipe, HeaderKind::Continue, PeerMisbehaved::DuplicateStream { pipe }),
         (pipe, open(), PeerMisbehaved::DuplicateStream { pipe }),
         (ours, open(), PeerMisbehaved::NoSuchPipe { pipe: ours }),
-        (ours, HeaderKind::Continue, PeerMisbehaved::NoSuchPipe { pipe: ours }),
+        (id(SERVER, 1), HeaderKind::Continue, PeerMisbehaved::NoSuchPipe { pipe: id(SERVER, 1) }),
         (id(CLIENT, 5), HeaderKind::Continue, PeerMisbehaved::NoSuchPipe { pipe: id(CLIENT, 5) }),
     ] {
         let got = server.on_stream(&header(pipe, kind), Epoch::FIRST);
         assert_eq!(got, Err(expected));
     }
+    let mut again = || server.on_stream(&header(ours, HeaderKind::Continue), Epoch::FIRST);
+    assert_eq!(again(), Ok(()));
+    assert_eq!(again(), Err(PeerMisbehaved::DuplicateStream { pipe: ours }));
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub(super) struct Tally {
     pub(super) late: u64,
     pub(super) early: u32,
     pub(super) never_shown: u32,
+    /// Both sides have opened a stream for a pipe at once.
+    pub(super) both_opened: u32,
 }
 
 impl Tally {
@@ -68,6 +70,7 @@ impl Tally {
         self.late += other.late;
         self.early += other.early;
         self.never_shown += other.never_shown;
+        self.both_opened += other.both_opened;
     }
 }
 

@@ -85,6 +85,7 @@ fn no_schedule_loses_doubles_or_leaks_anything() {
         total.refused,
         total.early,
         total.never_shown,
+        total.both_opened,
     ];
     assert!(reached.iter().all(|count| *count > 0), "{total:?}");
     assert!(total.replayed > 0 && total.late > 0, "{total:?}");

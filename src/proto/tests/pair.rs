@@ -61,8 +61,8 @@ pub(super) struct Link {
     pub(super) control: [VecDeque<Bytes>; 2],
     /// By receiver.
     decoders: [Decoder; 2],
-    /// By pipe, then by writer.
-    streams: BTreeMap<PipeId, [Direction; 2]>,
+    /// By pipe and by who has opened it, then by writer.
+    streams: BTreeMap<(PipeId, Side), [Direction; 2]>,
     pub(super) door: Door,
     /// What is on its way is lost and nothing follows.
     pub(super) cut: bool,
@@ -177,7 +177,7 @@ impl Pair {
         }
         let (Some(link), Some(rx)) = (link, &mut record.rx) else { return Got::Nothing };
         let Link { epoch, streams, .. } = &mut self.links[link.0];
-        let stream = &mut streams.get_mut(&id).unwrap()[side.peer() as usize];
+        let stream = &mut streams.get_mut(&(id, rx.by)).unwrap()[side.peer() as usize];
         if rx.header_due {
             let mut bytes = stream.arrived.split().freeze();
             let header = Header::decode(&mut bytes).unwrap();
@@ -256,15 +256,17 @@ impl Pair {
         client == server && client.is_some_and(|link| !self.links[link.0].cut)
     }
 
-    /// The opener gives the pipe its stream, if one is of use.
+    /// Gives the pipe a stream, if it calls for one.
     pub(super) fn open_stream(&mut self, side: Side, id: PipeId) -> bool {
         let Some(link) = self.attached[side as usize] else { return false };
         let Some(record) = self.peers[side as usize].pipes.get_mut(&id) else { return false };
-        if id.opener() != side || record.has_stream || !record.core.needs_stream() {
+        if !record.calls_for_stream(side) {
             return false;
         }
         let Link { epoch, streams, .. } = &mut self.links[link.0];
-        assert!(streams.insert(id, Default::default()).is_none());
+        assert!(streams.insert((id, side), Default::default()).is_none());
+        let both = streams.contains_key(&(id, side.peer()));
+        self.laws.tally.both_opened += u32::from(both);
         record.attach(side, *epoch, None).unwrap();
         // The header goes out with the stream: nothing that happens to our
         // direction may keep the peer from hearing of its own.
@@ -276,12 +278,13 @@ impl Pair {
     pub(super) fn pump(&mut self, side: Side, id: PipeId, max: usize) -> bool {
         let Some(link) = self.attached[side as usize] else { return false };
         let Some(record) = self.peers[side as usize].pipes.get_mut(&id) else { return false };
+        let Some(by) = record.tx.as_ref().map(|tx| tx.by) else { return false };
         let mut out = BytesMut::new();
         let pumped = record.pump(side, max, &mut out);
         self.laws.tally.replayed += pumped.replayed;
         let Link { cut, streams, .. } = &mut self.links[link.0];
         if pumped.moved && !*cut {
-            let stream = &mut streams.get_mut(&id).unwrap()[side as usize];
+            let stream = &mut streams.get_mut(&(id, by)).unwrap()[side as usize];
             stream.flight.extend(&out);
             stream.fin |= pumped.fin;
         }
@@ -326,8 +329,8 @@ impl Pair {
         true
     }
 
-    /// Up to `max` bytes of a stream arrive at `to`, and FIN if there is nothing
-    /// before it.
+    /// Up to `max` bytes of each stream of the pipe arrive at `to`, and FIN if there is
+    /// nothing before it.
     pub(super) fn deliver_stream(
         &mut self,
         link: LinkId,
@@ -335,7 +338,23 @@ impl Pair {
         id: PipeId,
         max: usize,
     ) -> bool {
-        let Some(stream) = self.links[link.0].streams.get_mut(&id) else { return false };
+        let mut moved = false;
+        for by in [Side::Client, Side::Server] {
+            moved |= self.deliver_stream_of(link, to, (id, by), max);
+        }
+        let begun = self.begin_stream(link, to, id);
+        self.observe();
+        moved || begun
+    }
+
+    fn deliver_stream_of(
+        &mut self,
+        link: LinkId,
+        to: Side,
+        name: (PipeId, Side),
+        max: usize,
+    ) -> bool {
+        let Some(stream) = self.links[link.0].streams.get_mut(&name) else { return false };
         let stream = &mut stream[to.peer() as usize];
         let bytes = stream.flight.drain(..stream.flight.len().min(max));
         let moved = bytes.len();
@@ -345,9 +364,7 @@ impl Pair {
         if self.attached[to as usize] != Some(link) {
             self.laws.tally.late += moved as u64;
         }
-        let begun = self.begin_stream(link, to, id);
-        self.observe();
-        moved > 0 || fin || begun
+        moved > 0 || fin
     }
 
     /// The connection dies. What has arrived stays until its receiver hears of
@@ -381,7 +398,7 @@ impl Pair {
     /// Puts bytes on a new stream for `id`, in the direction of `from`, as some
     /// other implementation might.
     pub(super) fn inject(&mut self, link: LinkId, from: Side, id: PipeId, bytes: &[u8]) {
-        let stream = self.links[link.0].streams.entry(id).or_default();
+        let stream = self.links[link.0].streams.entry((id, from)).or_default();
         stream[from as usize].flight.extend(bytes);
     }
 
@@ -408,11 +425,12 @@ impl Pair {
 
     /// Looks at the header of a stream that the peer of `to` has opened.
     fn begin_stream(&mut self, link: LinkId, to: Side, id: PipeId) -> bool {
-        if id.opener() == to || self.attached[to as usize] != Some(link) {
+        if self.attached[to as usize] != Some(link) {
             return false;
         }
         let Link { epoch, streams, .. } = &mut self.links[link.0];
-        let stream = &mut streams.get_mut(&id).unwrap()[to.peer() as usize];
+        let Some(stream) = streams.get_mut(&(id, to.peer())) else { return false };
+        let stream = &mut stream[to.peer() as usize];
         if stream.begun {
             return false;
         }
@@ -452,6 +470,8 @@ impl Link {
     }
 
     pub(super) fn stream_ids(&self) -> Vec<PipeId> {
-        self.streams.keys().copied().collect()
+        let mut ids: Vec<_> = self.streams.keys().map(|(id, _)| *id).collect();
+        ids.dedup();
+        ids
     }
 }

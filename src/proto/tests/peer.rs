@@ -20,12 +20,14 @@ pub(super) struct Peer {
     pub(super) events: Vec<Event>,
 }
 
-/// A pipe and its stream on the attached connection.
+/// A pipe and its streams on the attached connection.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
     pub(super) core: Pipe,
     /// It had a stream on this connection, whatever became of its halves since.
     pub(super) has_stream: bool,
+    /// It had one that the peer has opened.
+    pub(super) has_theirs: bool,
     pub(super) tx: Option<Tx>,
     pub(super) rx: Option<Rx>,
 }
@@ -33,6 +35,8 @@ pub(super) struct Record {
 /// Our direction of a stream.
 #[derive(Clone, Debug)]
 pub(super) struct Tx {
+    /// Who has opened the stream.
+    pub(super) by: Side,
     /// Until it was sent.
     pub(super) header: Bytes,
     pub(super) finished: bool,
@@ -41,6 +45,8 @@ pub(super) struct Tx {
 /// The peer's direction of a stream.
 #[derive(Clone, Debug)]
 pub(super) struct Rx {
+    /// Who has opened the stream.
+    pub(super) by: Side,
     /// Its header comes first.
     pub(super) header_due: bool,
     /// Bytes that the application has from an earlier stream.
@@ -153,7 +159,8 @@ impl Peer {
     pub(super) fn fence(&mut self) {
         for record in self.pipes.values_mut() {
             record.core.detach();
-            (record.has_stream, record.tx, record.rx) = (false, None, None);
+            (record.has_stream, record.has_theirs) = (false, false);
+            (record.tx, record.rx) = (None, None);
         }
     }
 
@@ -202,11 +209,16 @@ impl Peer {
 
 impl Record {
     fn new(core: Pipe) -> Self {
-        Self { core, has_stream: false, tx: None, rx: None }
+        Self { core, has_stream: false, has_theirs: false, tx: None, rx: None }
     }
 
-    /// Gives the pipe its stream of this connection. `start` is where the peer's
-    /// direction begins, if its header was read already.
+    /// Whether `side` opens a stream for it.
+    pub(super) fn calls_for_stream(&self, side: Side) -> bool {
+        !self.has_stream && self.core.calls_for_stream(side)
+    }
+
+    /// Gives the pipe a stream of this connection. `start` is where the peer's
+    /// direction begins, if it was the peer that has opened it.
     pub(super) fn attach(
         &mut self,
         side: Side,
@@ -214,17 +226,22 @@ impl Record {
         start: Option<u64>,
     ) -> Result<(), PeerMisbehaved> {
         let pipe = self.core.id();
-        if self.has_stream {
+        let theirs = start.is_some();
+        if theirs && self.has_theirs {
             return Err(PeerMisbehaved::DuplicateStream { pipe });
         }
-        self.has_stream = true;
+        let another = std::mem::replace(&mut self.has_stream, true);
+        assert!(theirs || !another, "we open none beside another");
+        self.has_theirs = theirs;
+        let by = if theirs { side.peer() } else { side };
         let skip = start.map(|start| self.core.recv.on_stream(start)).transpose()?;
         if self.core.recv.end().is_none() {
-            self.rx = Some(Rx { header_due: skip.is_none(), skip: skip.unwrap_or(0) });
+            self.rx = Some(Rx { by, header_due: skip.is_none(), skip: skip.unwrap_or(0) });
         }
-        if !self.core.send.is_done() || pipe.opener() == side {
+        // If both have opened one at once, each writes to its own.
+        if !another && (!self.core.send.is_done() || !theirs) {
             let header = self.core.header(side, epoch).encode();
-            self.tx = Some(Tx { header, finished: false });
+            self.tx = Some(Tx { by, header, finished: false });
         }
         Ok(())
     }
@@ -232,12 +249,11 @@ impl Record {
     /// Puts up to `max` more bytes on the stream, and FIN after the last.
     pub(super) fn pump(&mut self, side: Side, max: usize, out: &mut BytesMut) -> Pumped {
         let before = out.len();
-        let opener = self.core.id().opener();
         let send = &mut self.core.send;
         let Some(tx) = &mut self.tx else { return Pumped::default() };
-        // The opener's header announces the stream; the acceptor's comes with
+        // The header of who has opened the stream announces it; the other comes with
         // the first byte.
-        if opener == side || !send.is_caught_up() || send.wants_fin() {
+        if tx.by == side || !send.is_caught_up() || send.wants_fin() {
             out.extend_from_slice(&std::mem::take(&mut tx.header));
         }
         // A stream may take less than it was offered.

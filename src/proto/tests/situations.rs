@@ -28,6 +28,8 @@ fn pair_with_pipe(opener: Side) -> (Pair, PipeId) {
 /// `side` writes so much and hands it to the transport, which holds it.
 fn write_and_hold(pair: &mut Pair, side: Side, id: PipeId, len: usize) {
     assert_eq!(pair.write(side, id, len), len);
+    // If the pipe has slept since a resume.
+    pair.open_stream(side, id);
     assert!(pair.pump(side, id, ALL));
 }
 

@@ -3,6 +3,7 @@
 //! that arrives, and so on, until it comes too late.
 
 mod actors;
+mod asleep;
 mod crowds;
 mod ends;
 mod intruders;

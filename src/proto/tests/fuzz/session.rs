@@ -164,8 +164,7 @@ impl Siege {
     fn open_stream(&mut self, input: &mut Input<'_>) {
         let (side, Some(epoch)) = (self.side(), self.epoch()) else { return };
         self.with_pipe(input, |record, _| {
-            let ours = record.core.id().opener() == side;
-            if ours && !record.has_stream && record.core.needs_stream() {
+            if record.calls_for_stream(side) {
                 record.attach(side, epoch, None).unwrap();
             }
         });
