@@ -1,4 +1,10 @@
 //! Has the sessions of a client move when the system says that the network has changed.
+//!
+//! A move, not a handover, also where both networks can be used: our sockets belong to no
+//! interface, so what the old connection sends takes the system's new way whatever we do,
+//! and there is no old way to go on with meanwhile. A move asks at once whether the new
+//! one leads anywhere, with a dial beside it; a handover would add a handshake, and the
+//! replay of all that was under way.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
