@@ -154,7 +154,10 @@ impl Driver {
             connection.close(LinkCode::Detach, b"");
             return Ok(());
         };
-        if early.is_none() {
+        if takeover {
+            // An early flight of the former holder may have an epoch above this one.
+            self.shared.pipes().iter().for_each(|pipe| pipe.drop_any_early());
+        } else if early.is_none() {
             // What went ahead with this epoch has come on another connection: that is
             // a repetition, and its streams are not those of the client.
             self.shared.pipes().iter().for_each(|pipe| pipe.drop_early(resume.epoch));
