@@ -199,8 +199,8 @@ fn an_early_flight_alone_brings_its_bytes_and_changes_nothing_else() {
     });
 }
 
-/// Each dial has its own early flight, with all that is owed. What is heard first
-/// when answers come through again is not always the last.
+/// Each time that the client is told to, it dials with an early flight, with all that is
+/// owed. What is heard first when answers come through again is not always the last.
 #[test]
 fn of_early_flights_that_race_one_goes_on_and_no_byte_comes_twice() {
     for moment in 0..24 {
@@ -212,15 +212,44 @@ fn of_early_flights_that_race_one_goes_on_and_no_byte_comes_twice() {
             ends.write(Way::Down, b"to the client").await;
             ends.dial().await;
             assert_eq!(ends.read(Way::Up).await, b"owed");
-            sleep(dialling / 2).await;
-            ends.write(Way::Up, b" and more").await;
-            sleep(dialling / 2).await;
+            for more in [" and", " more"] {
+                sleep(dialling / 3).await;
+                ends.write(Way::Up, more.as_bytes()).await;
+                ends.dial().await;
+                assert_eq!(ends.read(Way::Up).await, more.as_bytes());
+            }
+            sleep(dialling / 3).await;
             world.network.set_gate(HOST, Way::Down, Gate::Open);
             assert_eq!(ends.read(Way::Down).await, b"to the client");
-            assert_eq!(ends.read(Way::Up).await, b" and more");
             ends.end().await;
         });
     }
+}
+
+/// Each ticket is good once, and during a long silence one dial after another goes
+/// unheard: those take none of the last tickets.
+#[test]
+fn tickets_outlast_a_long_silence() {
+    play(|world| async move {
+        let round_trip = Duration::from_millis(60);
+        let mut ends = Ends::new(&world, round_trip, Ahead::EarlyData).await;
+        BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(HOST, way, Gate::Closed));
+        while ends.ours.link().is_attached() || ends.theirs.link().is_attached() {
+            sleep(Duration::from_secs(1)).await;
+        }
+        sleep(Duration::from_secs(600)).await;
+        for way in BOTH_WAYS {
+            ends.write(way, b"owed").await;
+        }
+        BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(HOST, way, Gate::Open));
+        // The dials of before are let go of.
+        world.network.set_gate_of_sockets(HOST, Gate::Closed);
+        ends.ours.network_changed();
+        assert_eq!(ends.read(Way::Up).await, b"owed");
+        assert_eq!(ends.theirs.stats().resumes, 0, "it came along with the resume");
+        assert_eq!(ends.read(Way::Down).await, b"owed");
+        ends.end().await;
+    });
 }
 
 #[test]
