@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use evermux::{
     BackedReader, BackedWriter, Client, CloseCode, Epoch, Server, Session, SessionConfig,
+    SessionError,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -222,6 +223,26 @@ fn of_early_flights_that_race_one_goes_on_and_no_byte_comes_twice() {
             world.network.set_gate(HOST, Way::Down, Gate::Open);
             assert_eq!(ends.read(Way::Down).await, b"to the client");
             ends.end().await;
+        });
+    }
+}
+
+/// A round trip before the answer to the resume.
+#[test]
+fn who_closes_as_soon_as_early_bytes_are_there_is_heard() {
+    for delay in [0, 10, 30, 59] {
+        play(|world| async move {
+            let mut ends = Ends::new(&world, Duration::from_millis(60), Ahead::EarlyData).await;
+            ends.write(Way::Down, b"that is all").await;
+            ends.dial().await;
+            assert_eq!(ends.read(Way::Down).await, b"that is all");
+            assert!(!ends.ours.link().is_attached(), "it came with the answer to the resume");
+            sleep(Duration::from_millis(delay)).await;
+            ends.ours.close(CloseCode::DONE, b"thanks");
+            let heard = timeout(A_WHILE, ends.theirs.closed()).await.expect("soon");
+            let SessionError::PeerClosed { reason, .. } = heard else { panic!("{heard}") };
+            assert_eq!(reason[..], b"thanks"[..]);
+            ends.ours.closed().await;
         });
     }
 }
