@@ -204,7 +204,8 @@ fn an_early_flight_alone_brings_its_bytes_and_changes_nothing_else() {
 /// owed. What is heard first when answers come through again is not always the last.
 #[test]
 fn of_early_flights_that_race_one_goes_on_and_no_byte_comes_twice() {
-    for moment in 0..24 {
+    // All within an attempt: at its end a resume may be answered that is given up already.
+    for moment in 0..20 {
         let dialling = Duration::from_millis(200 + moment * 211);
         play(|world| async move {
             let mut ends = Ends::new(&world, Duration::from_millis(60), Ahead::EarlyData).await;
