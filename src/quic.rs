@@ -25,7 +25,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{AsyncUdpSocket, ConnectionError, VarInt};
 
 use crate::code::LinkCode;
@@ -441,9 +441,13 @@ impl Dialler {
         remote: SocketAddr,
         server_name: &str,
         config: &ClientQuic,
+        early_data: EarlyData,
         last_rtt: Option<Duration>,
     ) -> Result<Handshake, DialFailed> {
-        let mut quic = config.config.clone();
+        let mut quic = match early_data {
+            EarlyData::Allowed => config.eager.clone(),
+            EarlyData::Withheld => config.sparing.clone(),
+        };
         quic.transport_config(Arc::new(config.transport.to_quinn(last_rtt)));
         let connecting =
             self.endpoint.connect_with(quic, remote, server_name).map_err(|error| match error {
@@ -478,8 +482,19 @@ pub(crate) enum DialFailed {
 /// over) and transport settings.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientQuic {
-    config: quinn::ClientConfig,
+    /// With tickets to the last, and early data if that is wanted at all.
+    eager: quinn::ClientConfig,
+    /// Without early data, and without the last tickets.
+    sparing: quinn::ClientConfig,
     transport: Transport,
+}
+
+/// Whether a dial may be used before its handshake is complete, if there is a ticket for
+/// that. If not, it leaves the last tickets alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EarlyData {
+    Allowed,
+    Withheld,
 }
 
 impl ClientQuic {
@@ -489,10 +504,17 @@ impl ClientQuic {
         transport: &Transport,
         environment: &Environment,
     ) -> Result<Self, TlsError> {
-        let crypto = QuicClientConfig::try_from(tls.config(early_data, environment)?)
-            .map_err(|error| TlsError::Other(error.to_string()))?;
-        let config = quinn::ClientConfig::new(Arc::new(crypto));
-        Ok(Self { config, transport: transport.clone() })
+        let (eager, sparing) = tls.configs(early_data, environment)?;
+        let [eager, sparing] = [eager, sparing].map(|tls| {
+            let crypto = QuicClientConfig::try_from(tls);
+            crypto.map(|crypto| quinn::ClientConfig::new(Arc::new(crypto)))
+        });
+        let unusable = |error: NoInitialCipherSuite| TlsError::Other(error.to_string());
+        Ok(Self {
+            eager: eager.map_err(unusable)?,
+            sparing: sparing.map_err(unusable)?,
+            transport: transport.clone(),
+        })
     }
 }
 

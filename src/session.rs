@@ -134,8 +134,8 @@ impl Session {
     }
 
     /// Ends the session now: bytes on their way may be lost, and all pipes on
-    /// both sides get an error. The peer is told if it can be reached;
-    /// [`closed`](Self::closed) waits for that.
+    /// both sides get an error. The peer is told if it can be reached (a resume that
+    /// is under way has another second for that); [`closed`](Self::closed) waits for it.
     pub fn close(&self, code: CloseCode, reason: &[u8]) {
         let reason = Bytes::copy_from_slice(reason);
         self.shared.request(|requests| {

@@ -5,6 +5,7 @@
 
 mod error;
 mod fingerprint;
+mod tickets;
 mod verify;
 #[cfg(feature = "simulation")]
 mod virtual_time;
@@ -13,8 +14,8 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ClientSessionMemoryCache, Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 #[cfg(feature = "aws-lc-rs")]
 use rustls::crypto::aws_lc_rs as backend;
@@ -32,6 +33,7 @@ use zeroize::Zeroizing;
 
 pub use self::error::TlsError;
 pub use self::fingerprint::{Fingerprint, ParseFingerprintError};
+use self::tickets::Sparing;
 use self::verify::{KeyVerifier, fingerprint_of};
 use crate::crypto::hmac_sha256;
 use crate::environment::Environment;
@@ -291,13 +293,14 @@ impl ClientTls {
         self
     }
 
-    /// A configuration with its own, empty store of session tickets. `early_data`:
-    /// they may be used to send data before the handshake is complete.
-    pub(crate) fn config(
+    /// Two configurations with one store of session tickets, empty and their own.
+    /// `early_data`: with the first, tickets may be used to send data before the
+    /// handshake is complete. The second sends none, and leaves the last tickets alone.
+    pub(crate) fn configs(
         &self,
         early_data: bool,
         environment: &Environment,
-    ) -> Result<ClientConfig, TlsError> {
+    ) -> Result<(ClientConfig, ClientConfig), TlsError> {
         let builder = ClientConfig::builder_with_details(provider(), time(environment))
             .with_protocol_versions(&[&TLS13])
             .map_err(|error| TlsError::Other(error.to_string()))?
@@ -309,8 +312,12 @@ impl ClientTls {
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         // Of each server rustls keeps eight tickets, and uses each once.
+        let store = Arc::new(ClientSessionMemoryCache::new(CLIENT_TICKETS));
+        let mut sparing = config.clone();
+        sparing.resumption = Resumption::store(Arc::new(Sparing(Arc::clone(&store))));
+        config.resumption = Resumption::store(store);
         config.enable_early_data = early_data;
-        Ok(config)
+        Ok((config, sparing))
     }
 }
 
@@ -410,8 +417,11 @@ pub(crate) fn peer_fingerprint(identity: Option<Box<dyn Any>>) -> Option<Fingerp
     fingerprint_of(chain.first()?).ok()
 }
 
+/// How many tickets a client keeps, of all servers; rustls's default.
+const CLIENT_TICKETS: usize = 256;
+
 /// How many tickets a client gets on each connection: a client in trouble dials
-/// each address, and every second once more, and each dial takes one.
+/// each address, and dials again, and each dial takes one.
 const TICKETS_SENT: usize = 4;
 
 /// Bounds on the number of tickets that a server stores. The store forgets the

@@ -15,7 +15,7 @@ use crate::driver::EarlyFlight;
 use crate::environment::Environment;
 use crate::error::DialError;
 use crate::event::LinkState;
-use crate::quic::{ClientQuic, Connection, DialFailed, Dialler, Handshake, Lost};
+use crate::quic::{ClientQuic, Connection, DialFailed, Dialler, EarlyData, Handshake, Lost};
 use crate::session::SessionShared;
 
 /// A connection attempt that has not been answered for so long gets company by
@@ -34,6 +34,9 @@ const DIALS_MAX: usize = 16;
 /// three of them will not be.
 const RENEWALS_MAX: usize = 3;
 
+/// A session that comes back, and whether its first dials may take early data along.
+pub(super) type Comeback<'a> = (&'a Arc<SessionShared>, EarlyData);
+
 /// What a dial comes to.
 pub(super) struct Connected {
     pub(super) connection: Connection,
@@ -47,6 +50,11 @@ pub(super) struct Connected {
 /// for `session`, which has lost its connection or is about to. What was sent so far
 /// may have been in vain when `again` is notified: another dial begins at once.
 ///
+/// Early data goes along only where the first packet is likely to arrive. QUIC repeats
+/// a packet that is lost, but not the early data with it: when that is known to be lost
+/// the handshake has been complete for a round trip, in which the resume could have been
+/// answered. So dials that are repeated because nobody has answered go without.
+///
 /// Once all addresses are being tried, one is tried again each `renewal`, from a fresh
 /// socket: QUIC's own repetitions of a lost first packet become rare quickly (RFC 9002
 /// section 6.2), and a server that has just come back would wait for the next.
@@ -59,10 +67,12 @@ pub(super) async fn dial(
     quic: &ClientQuic,
     target: &Target,
     deadline: Instant,
-    session: Option<&Arc<SessionShared>>,
+    session: Option<Comeback<'_>>,
     renewal: Duration,
     again: &Notify,
 ) -> Result<Connected, DialError> {
+    let (session, early_data) = session.unzip();
+    let mut early_data = early_data.unwrap_or(EarlyData::Withheld);
     let begun = clock::now();
     let timed_out =
         || DialError::TimedOut { target: target.to_string(), waited: crate::event::elapsed(begun) };
@@ -92,7 +102,11 @@ pub(super) async fn dial(
                 Err(ended) if ended.is_cancelled() => continue,
                 Err(_) => Step::Failed(timed_out()),
             },
-            () = again.notified() => Step::Start,
+            () = again.notified() => {
+                // Somebody is there.
+                early_data = EarlyData::Allowed;
+                Step::Start
+            }
             () = clock::sleep_until(next_start) => Step::Start,
         };
         match step {
@@ -115,9 +129,13 @@ pub(super) async fn dial(
                 {
                     oldest.abort();
                 }
-                let dialling = attempt(config, quic, target, addr, session.cloned());
+                let session = session.cloned();
+                let dialling = attempt(config, quic, target, addr, early_data, session);
                 latest.push_back(attempts.spawn(dialling));
                 let gap = if number + 1 < first_round { STAGGER } else { renewal };
+                if number + 1 >= first_round {
+                    early_data = EarlyData::Withheld;
+                }
                 next_start = Some(clock::now() + gap);
             }
             None => next_start = None,
@@ -137,6 +155,7 @@ fn attempt(
     quic: &ClientQuic,
     target: &Target,
     addr: SocketAddr,
+    early_data: EarlyData,
     session: Option<Arc<SessionShared>>,
 ) -> impl Future<Output = Result<Connected, DialError>> + Send + 'static {
     let transport = config.session.transport();
@@ -146,12 +165,13 @@ fn attempt(
     let (environment, most) = (config.environment.clone(), config.session.optimistic_replay);
     async move {
         let dialler = dialler?;
-        tracing::debug!(%addr, "dialling");
+        tracing::debug!(%addr, ?early_data, "dialling");
         // Of the connection that is suspect, or else of the one that was given up.
         let rtt = |session: &Arc<SessionShared>| session.rtt().or_else(|| session.last_rtt());
         let last_rtt = session.as_ref().and_then(rtt);
         let explain = |failed| explain(failed, addr);
-        let handshake = dialler.connect(addr, &server_name, &quic, last_rtt).map_err(explain)?;
+        let handshake =
+            dialler.connect(addr, &server_name, &quic, early_data, last_rtt).map_err(explain)?;
         let complete = match session {
             Some(session) => complete_early(handshake, &session, &environment, most).await,
             None => handshake.complete().await.map(|connection| (connection, None)),

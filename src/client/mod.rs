@@ -13,7 +13,7 @@ use std::time::Duration;
 pub use target::{ParseTargetError, Target};
 use tokio::sync::Notify;
 
-use self::dial::Connected;
+use self::dial::{Comeback, Connected};
 use crate::clock::{self, Instant};
 use crate::code::LinkCode;
 use crate::config::ClientConfig;
@@ -134,7 +134,7 @@ impl ClientShared {
         &self,
         target: &Target,
         deadline: Instant,
-        session: Option<&Arc<SessionShared>>,
+        session: Option<Comeback<'_>>,
         renewal: Duration,
         again: &Notify,
     ) -> Result<Connected, DialError> {

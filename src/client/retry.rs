@@ -13,6 +13,7 @@ use crate::driver::{Attach, Dialled};
 use crate::error::{DialError, SessionError};
 use crate::event::{DetachCause, LinkState, SessionEvent};
 use crate::proto::Backoff;
+use crate::quic::EarlyData;
 use crate::session::SessionShared;
 
 /// A suspect link has two round trips, within these bounds, until a new connection is
@@ -59,6 +60,11 @@ pub(super) async fn keep_attached(
             session: &session,
             began: session.moment(),
             head_start,
+            early_data: if cause == DetachCause::TimedOut {
+                EarlyData::Withheld
+            } else {
+                EarlyData::Allowed
+            },
             last: DialError::Lost { reason: cause.to_string() },
         };
         if let Err(error) = outage.end(&attaches).await {
@@ -96,6 +102,9 @@ struct Outage<'a> {
     began: Moment,
     /// How long the first attempt waits.
     head_start: Duration,
+    /// Of the next attempt: whether what is sent first is likely to arrive. Not after a
+    /// silence, or an attempt that has come to nothing.
+    early_data: EarlyData,
     /// Why the link is down still.
     last: DialError,
 }
@@ -106,12 +115,16 @@ impl Outage<'_> {
         let policy = &self.client.config.reconnect;
         let mut backoff = Backoff::new(policy.first, policy.max);
         let mut attempt = 0;
+        // How long it goes on at least, whatever the limit.
+        let mut grace = Duration::ZERO;
         while self.session.is_in_need() {
             // A handover from a connection that works is no outage.
             let works = matches!(self.session.link_state(), LinkState::Attached { .. });
             let limit = policy.give_up_after.filter(|_| !works);
             // Looked at anew each time: the machine may have slept meanwhile.
             let left = limit.map(|limit| limit.saturating_sub(self.lasted()));
+            let is_over = left.is_some_and(|left| left.is_zero());
+            let left = left.map(|left| left.max(grace));
             let give_up = left.and_then(|left| clock::now().checked_add(left));
             let delay = backoff.next(self.client.config.environment.jitter(), self.pause_max());
             let delay = if attempt == 0 { delay.max(self.head_start) } else { delay };
@@ -119,8 +132,8 @@ impl Outage<'_> {
                 biased;
                 () = sleep_until(give_up) => return Err(self.gave_up()),
                 () = until_not_in_need(self.session) => continue,
-                () = self.session.redial.notified() => backoff.reset(),
-                () = self.session.anew.notified() => backoff.reset(),
+                () = self.session.redial.notified() => self.hope(&mut backoff),
+                () = self.session.anew.notified() => self.hope(&mut backoff),
                 () = sleep(delay) => {}
             }
             attempt += 1;
@@ -132,10 +145,13 @@ impl Outage<'_> {
                 biased;
                 ended = self.attempt(attaches, deadline) => ended.err(),
                 () = self.outdated() => {
-                    backoff.reset();
+                    self.hope(&mut backoff);
+                    // Who has slept until it was over tries once more all the same.
+                    grace = if is_over { Duration::ZERO } else { self.client.config.attempt_timeout };
                     continue;
                 }
             };
+            (self.early_data, grace) = (EarlyData::Withheld, Duration::ZERO);
             if let Some(error) = failed {
                 tracing::debug!(session = %self.session.id, attempt, %error, "attempt failed");
                 self.session.moving_failed(&error);
@@ -143,6 +159,12 @@ impl Outage<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Things have changed: now is the time.
+    fn hope(&mut self, backoff: &mut Backoff) {
+        backoff.reset();
+        self.early_data = EarlyData::Allowed;
     }
 
     /// Waits until the network is another one than that in which the attempt began: the
@@ -162,7 +184,8 @@ impl Outage<'_> {
     ) -> Result<(), DialError> {
         let rtt = self.session.rtt().or_else(|| self.session.last_rtt()).unwrap_or_default();
         let renewal = dial_interval(&self.client.config, self.lasted(), rtt);
-        let (session, again) = (Some(self.session), &self.session.redial);
+        let again = &self.session.redial;
+        let session = Some((self.session, self.early_data));
         let Connected { connection, dialler, early } = tokio::select! {
             biased;
             () = until_not_in_need(self.session) => return Ok(()),

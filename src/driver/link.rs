@@ -275,6 +275,9 @@ impl Driver {
                 self.close_sent = true;
                 let close = Close { code: CloseCode::DONE, reason: Bytes::new() };
                 link.writer.queue(&Frame::Close(close));
+                // Without pipes the next probe would be far: on a connection that is
+                // dead, nobody would hear of the end.
+                link.liveness.insist(now);
             }
         }
         Ok(())

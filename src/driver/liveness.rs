@@ -134,6 +134,11 @@ impl Liveness {
         self.suspicion.is_some()
     }
 
+    /// Something was said that must not be said to nobody: asks at once.
+    pub(super) fn insist(&mut self, now: Instant) {
+        (self.next, self.fresh) = (Some(now), false);
+    }
+
     /// Brings the next probe forward if there was traffic since the last look, or if
     /// there are pipes by now.
     pub(super) fn notice_traffic(
@@ -450,6 +455,15 @@ mod tests {
             }
             watched.at_deadline(15 * SECOND, Probe(12));
         }
+    }
+
+    #[test]
+    fn what_must_be_heard_is_followed_by_a_probe_even_if_there_are_no_pipes() {
+        let mut watched = Watched { pipes: false, ..Watched::begun() };
+        watched.now += SECOND;
+        watched.liveness.insist(watched.now);
+        watched.at_deadline(Duration::ZERO, Probe(2));
+        watched.at_deadline(QUIET, Suspect);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From a new connection to an attached one: the I/O of the resume exchange.
 //! What is said in it, and why in this order, is in `proto/resume.rs`.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 use super::begin::Beginnings;
 use super::early::{EarlyFlight, EarlyStreams, owing_little};
 use super::link::Link;
-use super::{Driver, LinkEnd};
+use super::{Driver, GOODBYE, LinkEnd};
 use crate::clock::{self, Instant};
 use crate::code::{LinkCode, RefuseCode};
 use crate::control::{ControlError, ControlReader, ControlWriter};
@@ -154,7 +155,10 @@ impl Driver {
             connection.close(LinkCode::Detach, b"");
             return Ok(());
         };
-        if early.is_none() {
+        if takeover {
+            // An early flight of the former holder may have an epoch above this one.
+            self.shared.pipes().iter().for_each(|pipe| pipe.drop_any_early());
+        } else if early.is_none() {
             // What went ahead with this epoch has come on another connection: that is
             // a repetition, and its streams are not those of the client.
             self.shared.pipes().iter().for_each(|pipe| pipe.drop_early(resume.epoch));
@@ -217,15 +221,33 @@ impl Driver {
             self.fence(link, DetachCause::TimedOut, LinkCode::Replaced);
         }
         let (shared, most) = (self.shared.clone(), self.config.optimistic_replay);
-        let claimed = tokio::select! {
-            biased;
-            error = wait_for_end(self) => {
+        let (claimed, ended) = {
+            let claim = claim(&shared, &connection, early, most);
+            let mut claimed = pin!(clock::until(deadline, claim));
+            tokio::select! {
+                biased;
+                error = wait_for_end(self) => {
+                    // What came early may be why. The server hears of it on the connection
+                    // that it takes for the session's: as soon as that is this one.
+                    let soon = clock::now() + GOODBYE;
+                    (clock::until(soon, &mut claimed).await.flatten(), Some(error))
+                }
+                claimed = &mut claimed => (claimed, None),
+            }
+        };
+        if let Some(error) = ended {
+            if let Some(Ok(Claimed { epoch, reader, writer, .. })) = claimed {
+                self.fence(link, DetachCause::Replaced, LinkCode::Replaced);
+                let streams = self.config.initial_stream_limit();
+                let new = Link::new(connection, epoch, reader, writer, streams);
+                let new = link.insert(Box::new(new));
+                new.dialler = Some(dialler);
+            } else {
                 let (code, reason) = self.last_words(&error);
                 connection.close(code, &reason);
-                return Err(error);
             }
-            claimed = clock::until(deadline, claim(&shared, &connection, early, most)) => claimed,
-        };
+            return Err(error);
+        }
         // After a handover there is still one to fence.
         let cause = if matches!(claimed, Some(Ok(_))) {
             DetachCause::Replaced

@@ -128,6 +128,12 @@ impl PipeShared {
         self.lock().early.take_if(|early| early.epoch == epoch);
     }
 
+    /// Lets go of early streams of whatever epoch: their holder is not that of the
+    /// session any more.
+    pub(crate) fn drop_any_early(&self) {
+        self.lock().early = None;
+    }
+
     /// The resume of `epoch` was accepted: its early streams are the pipe's streams
     /// from now on, earlier ones are let go of, and later ones wait for their own: this
     /// may be one that was held up on its way. Returns how many bytes they have carried

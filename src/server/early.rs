@@ -1,4 +1,4 @@
-//! The early flight of a client that comes back (P-35): while the handshake is
+//! The early flight of a client that comes back (P-36): while the handshake is
 //! under way its pipes go on, as far as that changes nothing.
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ServerShared;
 use super::handshake::Failed;
 use crate::driver::{Beginnings, Begun, EarlyStreams};
-use crate::id::{Epoch, PipeId, SessionId};
+use crate::id::{Epoch, HolderId, PipeId, SessionId};
 use crate::misbehaved::PeerMisbehaved;
 use crate::quic::Connection;
 use crate::session::SessionShared;
@@ -17,6 +17,7 @@ use crate::wire::{Early, EarlyAnswer};
 pub(super) struct Flight {
     session: Arc<SessionShared>,
     epoch: Epoch,
+    holder: HolderId,
     /// How far the client has read at least, of pipes whose early stream has not
     /// come yet.
     reads: BTreeMap<PipeId, u64>,
@@ -46,6 +47,7 @@ impl Flight {
         let flight = Self {
             session,
             epoch: early.epoch,
+            holder: early.holder,
             reads: early.reads.into_iter().collect(),
             streams: EarlyStreams::new(early.epoch, server.config.session.optimistic_replay),
             begin: Beginnings::default(),
@@ -95,7 +97,7 @@ impl Flight {
         // Held, so that no resume is accepted in between: another holder's pipes are
         // not brought on by what comes late from this one.
         let table = self.session.table();
-        if self.epoch <= table.core.epoch() {
+        if self.epoch <= table.core.epoch() || self.holder != table.core.holder() {
             return Ok(());
         }
         let pipe = begun.header.pipe;

@@ -219,7 +219,7 @@ mod tests {
     /// alert and the reason.
     fn handshake(client: &ClientTls, server: &ServerTls) -> Outcome {
         handshake_with(
-            client.config(true, &Environment::default()).unwrap(),
+            client.configs(true, &Environment::default()).unwrap().0,
             server.config(1, true, &Environment::default()).unwrap(),
         )
     }
@@ -308,8 +308,10 @@ mod tests {
         };
         let wrong = "its signature is wrong";
 
-        let client =
-            ClientTls::with_pin(owner.fingerprint()).config(true, &Environment::default()).unwrap();
+        let client = ClientTls::with_pin(owner.fingerprint())
+            .configs(true, &Environment::default())
+            .unwrap()
+            .0;
         let mut server =
             ServerTls::new(thief.clone()).config(1, true, &Environment::default()).unwrap();
         server.cert_resolver = loot(&owner, &thief);
@@ -323,8 +325,9 @@ mod tests {
             ServerTls::new(host.clone()).ask_clients(),
         ] {
             let mut client = ClientTls::with_pin(host.fingerprint())
-                .config(true, &Environment::default())
-                .unwrap();
+                .configs(true, &Environment::default())
+                .unwrap()
+                .0;
             client.client_auth_cert_resolver = loot(&owner, &thief);
             let outcome =
                 handshake_with(client, tls.config(1, true, &Environment::default()).unwrap());
@@ -450,7 +453,7 @@ mod tests {
         let host = identity();
         let (client, server) = (ClientTls::with_pin(host.fingerprint()), ServerTls::new(host));
         for protocols in [vec![b"evermux/2".to_vec()], vec![]] {
-            let mut other_client = client.config(true, &Environment::default()).unwrap();
+            let mut other_client = client.configs(true, &Environment::default()).unwrap().0;
             other_client.alpn_protocols = protocols.clone();
             let mut other_server = server.config(1, true, &Environment::default()).unwrap();
             other_server.alpn_protocols = protocols;
@@ -459,7 +462,10 @@ mod tests {
                     other_client,
                     server.config(1, true, &Environment::default()).unwrap(),
                 ),
-                handshake_with(client.config(true, &Environment::default()).unwrap(), other_server),
+                handshake_with(
+                    client.configs(true, &Environment::default()).unwrap().0,
+                    other_server,
+                ),
             ] {
                 let wrong = || Err(TlsError::WrongProtocol);
                 assert_eq!(outcome, Outcome { client: wrong(), server: wrong() });

@@ -1,11 +1,12 @@
 //! What is said before a handshake is complete.
 
-use evermux::{Identity, SessionError};
+use evermux::{CloseCode, Identity, SessionError};
+use tokio::io::AsyncWriteExt;
 
 use crate::raw::{
     Claim, Control, Dial, Peer, RawServer, codes, frame, frames, header, hello, table, varint,
 };
-use crate::servers::{SECRET, detached_by, resumed};
+use crate::servers::{SECRET, begun_by, detached_by, resumed};
 use crate::world::{HOLDER, OTHER_HOLDER, RawSession, World, expect, goes_on, soon};
 
 const NONCE: [u8; 32] = [0x66; 32];
@@ -263,6 +264,87 @@ async fn an_early_stream_of_offsets_that_cannot_be_costs_only_its_connection() {
     world.all_is_well().await;
 }
 
+/// Its epoch may be above that of the resume: what counts is who holds the session.
+#[tokio::test]
+async fn of_an_early_flight_nothing_is_taken_once_another_holder_has_the_session() {
+    let world = World::new().await;
+    let session = RawSession::begin(&world).await;
+    let _pipe = session.ten_bytes().await;
+    let opened = [&header(1, 2, 0, Some(b""))[..], b"x"].concat();
+    let (_other, mut recv) = session.peer.stream(&opened).await;
+    expect(&mut recv, &[&header(1, 2, 0, None)[..], b"x"].concat()).await;
+    let early = session.early(7, NONCE, &[(0, 4), (2, 1)]);
+    let (first, _control) = session.say_early(&world, &early).await;
+    let (mut attached, mut recv) = first.stream(&header(7, 0, 10, None)).await;
+    expect(&mut recv, &[&header(7, 0, 4, None)[..], b"456789"].concat()).await;
+    let (peer, mut control) = world
+        .dial_and_say(|exporter| {
+            let claim = Claim { holder: OTHER_HOLDER, ..session.claim(2, exporter) };
+            let resume = claim.resume(&claim.client_proof(&session.secret));
+            [resume, table(2, 0, &[(0, 10), (2, 1)])].concat()
+        })
+        .await;
+    soon("an answer", control.wait_for(frames::RESUMED)).await;
+    // It may have been let go of already.
+    let _ = attached.write_all(b"old").await;
+    let _late = first.stream(&[&header(7, 2, 1, None)[..], b"old"].concat()).await;
+    // By now the server has heard both.
+    world.all_is_well().await;
+    for (pipe, at) in [(0, 10), (2, 1)] {
+        let (mut send, mut recv) = peer.stream(&header(2, pipe, at, None)).await;
+        send.write_all(b"new").await.unwrap();
+        expect(&mut recv, &[&header(2, pipe, at, None)[..], b"new"].concat()).await;
+    }
+    world.all_is_well().await;
+}
+
+/// The answer to the early claim has gone out, and the client goes on elsewhere.
+#[tokio::test]
+async fn an_early_flight_is_let_go_of_when_another_connection_resumes() {
+    let world = World::new().await;
+    let mut session = RawSession::begin(&world).await;
+    let _pipe = session.ten_bytes().await;
+    let early = session.early(2, NONCE, &[(0, 10)]);
+    let (first, mut control) = session.say_early(&world, &early).await;
+    let (_send, mut flown) = first.stream(&header(2, 0, 10, None)).await;
+    soon("an answer", control.wait_for(frames::EARLY_ANSWER)).await;
+    let (peer, mut second) = world
+        .dial_and_say(|exporter| [session.resume(3, exporter), table(1, 0, &[(0, 10)])].concat())
+        .await;
+    soon("an answer", second.wait_for(frames::RESUMED)).await;
+    assert!(soon("the end of a stream", flown.read_to_end(100)).await.is_err());
+    // What was claimed early is outdated.
+    let late = session.claim(2, first.exporter());
+    let late = late.resume(&late.client_proof(&session.secret));
+    control.say(&[late, table(1, 0, &[(0, 10)])].concat()).await;
+    assert_eq!(soon("a refusal", first.closed()).await.0, codes::REFUSED);
+    let more = [&header(3, 0, 10, None)[..], b"abc"].concat();
+    let (_send, mut recv) = peer.stream(&more).await;
+    expect(&mut recv, &more).await;
+    (session.peer, session.control) = (peer, second);
+    session.settled().await;
+    world.all_is_well().await;
+}
+
+#[tokio::test]
+async fn a_session_that_ends_behind_an_early_claim_is_not_known_to_the_full_one() {
+    let world = World::new().await;
+    let session = RawSession::begin(&world).await;
+    let _pipe = session.ten_bytes().await;
+    let (peer, mut control) = session.say_early(&world, &session.early(2, NONCE, &[(0, 10)])).await;
+    let (_send, mut recv) = peer.stream(&header(2, 0, 10, None)).await;
+    soon("an answer", control.wait_for(frames::EARLY_ANSWER)).await;
+    let theirs = world.session(session.id);
+    theirs.close(CloseCode::DONE, b"");
+    soon("the end", theirs.closed()).await;
+    control.say(&[session.resume(2, peer.exporter()), table(1, 0, &[(0, 10)])].concat()).await;
+    let (code, reason) = soon("a refusal", peer.closed()).await;
+    // UNKNOWN_SESSION, no epoch, no words.
+    assert_eq!((code, reason.as_bytes()), (codes::REFUSED, &[3, 0][..]));
+    assert!(soon("the end of a stream", recv.read_to_end(100)).await.is_err());
+    world.all_is_well().await;
+}
+
 /// A client that has given its early streams up goes on above their epoch.
 #[tokio::test]
 async fn streams_of_an_early_claim_that_is_not_gone_on_with_are_dropped() {
@@ -327,6 +409,33 @@ async fn a_client_with_a_ticket_claims_early_and_goes_on_whether_it_is_answered_
         let attached = soon("a resume", session.attached()).await.unwrap();
         assert_eq!(attached.get(), claim.epoch);
     }
+}
+
+/// A server that was restarted does not know the ticket: TLS drops what came early, and
+/// the client begins anew on the same connection.
+#[tokio::test]
+async fn a_client_whose_early_data_is_refused_resumes_all_the_same() {
+    let server = RawServer::eager();
+    let (session, peer, _control) = begun_by(&server).await;
+    let mut pipe = session.open_pipe("").unwrap();
+    pipe.write_all(b"0123456789").await.unwrap();
+    server.forget_tickets();
+    peer.close(codes::DETACH, b"");
+    let peer = soon("a client", server.accept()).await.unwrap();
+    let mut control = soon("a stream", peer.accept_control()).await;
+    let (kind, resume) = soon("a claim", control.next()).await;
+    assert_eq!(kind, frames::RESUME);
+    let (id, holder) = (resume[..16].try_into().unwrap(), resume[17..33].try_into().unwrap());
+    // The epoch before was used up by the early claim.
+    let claim = Claim { session: id, epoch: 3, holder, exporter: peer.exporter() };
+    assert_eq!(resume[..], claim.resume(&claim.client_proof(&SECRET))[3..]);
+    soon("a table", control.wait_for(frames::TABLE_END)).await;
+    let answer = resumed(claim.epoch, &claim.server_proof(&SECRET));
+    control.say(&[answer, table(0, 1, &[(0, 0)])].concat()).await;
+    assert_eq!(soon("a resume", session.attached()).await.unwrap().get(), claim.epoch);
+    let owed = [&header(3, 0, 0, Some(b""))[..], b"0123456789"].concat();
+    let (_send, mut recv) = soon("a stream", peer.connection.accept_bi()).await.unwrap();
+    expect(&mut recv, &owed).await;
 }
 
 #[tokio::test]

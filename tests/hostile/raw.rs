@@ -331,6 +331,7 @@ impl Dial {
 pub struct RawServer {
     pub addr: SocketAddr,
     pub pin: Fingerprint,
+    identity: Identity,
     endpoint: quinn::Endpoint,
 }
 
@@ -344,7 +345,8 @@ impl RawServer {
 
     /// On an endpoint with a configuration of this identity.
     pub fn on(endpoint: quinn::Endpoint, identity: &Identity) -> Self {
-        Self { addr: endpoint.local_addr().unwrap(), pin: identity.fingerprint(), endpoint }
+        let (pin, identity) = (identity.fingerprint(), identity.clone());
+        Self { addr: endpoint.local_addr().unwrap(), pin, identity, endpoint }
     }
 
     /// One that takes early data.
@@ -353,6 +355,12 @@ impl RawServer {
         let config = Self::config_with(&identity, ALPN, u32::MAX);
         let endpoint = quinn::Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         Self::on(endpoint, &identity)
+    }
+
+    /// Knows none of the tickets given so far, as after a restart; it takes early data.
+    pub fn forget_tickets(&self) {
+        let config = Self::config_with(&self.identity, ALPN, u32::MAX);
+        self.endpoint.set_server_config(Some(config));
     }
 
     pub fn config(identity: &Identity, alpn: &[u8]) -> quinn::ServerConfig {

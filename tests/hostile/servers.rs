@@ -60,7 +60,7 @@ async fn a_server_that_answers_hello_with_nonsense_is_told_so() {
 pub const SECRET: [u8; 32] = [0x22; 32];
 
 /// A client's session with a raw server.
-async fn begun_by(server: &RawServer) -> (Session, Peer, Control) {
+pub async fn begun_by(server: &RawServer) -> (Session, Peer, Control) {
     let begin = async {
         let peer = server.accept().await.unwrap();
         let mut control = peer.accept_control().await;

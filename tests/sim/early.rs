@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use evermux::{
     BackedReader, BackedWriter, Client, CloseCode, Epoch, Server, Session, SessionConfig,
+    SessionError,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -199,11 +200,12 @@ fn an_early_flight_alone_brings_its_bytes_and_changes_nothing_else() {
     });
 }
 
-/// Each dial has its own early flight, with all that is owed. What is heard first
-/// when answers come through again is not always the last.
+/// Each time that the client is told to, it dials with an early flight, with all that is
+/// owed. What is heard first when answers come through again is not always the last.
 #[test]
 fn of_early_flights_that_race_one_goes_on_and_no_byte_comes_twice() {
-    for moment in 0..24 {
+    // All within an attempt: at its end a resume may be answered that is given up already.
+    for moment in 0..20 {
         let dialling = Duration::from_millis(200 + moment * 211);
         play(|world| async move {
             let mut ends = Ends::new(&world, Duration::from_millis(60), Ahead::EarlyData).await;
@@ -212,15 +214,64 @@ fn of_early_flights_that_race_one_goes_on_and_no_byte_comes_twice() {
             ends.write(Way::Down, b"to the client").await;
             ends.dial().await;
             assert_eq!(ends.read(Way::Up).await, b"owed");
-            sleep(dialling / 2).await;
-            ends.write(Way::Up, b" and more").await;
-            sleep(dialling / 2).await;
+            for more in [" and", " more"] {
+                sleep(dialling / 3).await;
+                ends.write(Way::Up, more.as_bytes()).await;
+                ends.dial().await;
+                assert_eq!(ends.read(Way::Up).await, more.as_bytes());
+            }
+            sleep(dialling / 3).await;
             world.network.set_gate(HOST, Way::Down, Gate::Open);
             assert_eq!(ends.read(Way::Down).await, b"to the client");
-            assert_eq!(ends.read(Way::Up).await, b" and more");
             ends.end().await;
         });
     }
+}
+
+/// A round trip before the answer to the resume.
+#[test]
+fn who_closes_as_soon_as_early_bytes_are_there_is_heard() {
+    for delay in [0, 10, 30, 59] {
+        play(|world| async move {
+            let mut ends = Ends::new(&world, Duration::from_millis(60), Ahead::EarlyData).await;
+            ends.write(Way::Down, b"that is all").await;
+            ends.dial().await;
+            assert_eq!(ends.read(Way::Down).await, b"that is all");
+            assert!(!ends.ours.link().is_attached(), "it came with the answer to the resume");
+            sleep(Duration::from_millis(delay)).await;
+            ends.ours.close(CloseCode::DONE, b"thanks");
+            let heard = timeout(A_WHILE, ends.theirs.closed()).await.expect("soon");
+            let SessionError::PeerClosed { reason, .. } = heard else { panic!("{heard}") };
+            assert_eq!(reason[..], b"thanks"[..]);
+            ends.ours.closed().await;
+        });
+    }
+}
+
+/// Each ticket is good once, and during a long silence one dial after another goes
+/// unheard: those take none of the last tickets.
+#[test]
+fn tickets_outlast_a_long_silence() {
+    play(|world| async move {
+        let round_trip = Duration::from_millis(60);
+        let mut ends = Ends::new(&world, round_trip, Ahead::EarlyData).await;
+        BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(HOST, way, Gate::Closed));
+        while ends.ours.link().is_attached() || ends.theirs.link().is_attached() {
+            sleep(Duration::from_secs(1)).await;
+        }
+        sleep(Duration::from_secs(600)).await;
+        for way in BOTH_WAYS {
+            ends.write(way, b"owed").await;
+        }
+        BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(HOST, way, Gate::Open));
+        // The dials of before are let go of.
+        world.network.set_gate_of_sockets(HOST, Gate::Closed);
+        ends.ours.network_changed();
+        assert_eq!(ends.read(Way::Up).await, b"owed");
+        assert_eq!(ends.theirs.stats().resumes, 0, "it came along with the resume");
+        assert_eq!(ends.read(Way::Down).await, b"owed");
+        ends.end().await;
+    });
 }
 
 #[test]

@@ -162,6 +162,9 @@ impl Pair {
 
     async fn end(self) {
         drop(self.playing);
+        // Bytes may have come early. Without a connection only the linger time would
+        // tell the server that this is the end.
+        self.ours.attached().await.expect("it is back");
         self.ours.close(evermux::CloseCode::DONE, b"");
         tokio::join!(self.ours.closed(), self.theirs.closed());
     }

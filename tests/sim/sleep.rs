@@ -160,11 +160,14 @@ fn who_wakes_without_a_connection_tries_at_once_and_counts_the_time_asleep() {
 
 #[test]
 fn who_wakes_after_the_outage_limit_tries_once_more_and_gives_up() {
-    for asleep in [HOUR, 3 * HOUR] {
+    // At some of these moments an attempt is under way.
+    let moments = (0..40).step_by(3).map(Duration::from_secs);
+    for (asleep, moment) in moments.map(|moment| (3 * HOUR, moment)).chain([(HOUR, LOOK)]) {
         play(|world| async move {
             let pair = Pair::new(&world).await;
             let held = pair.pipe().await;
             pair.part().await;
+            sleep(moment).await;
             world.network.fall_asleep(asleep);
             let woke = Instant::now();
             let mut events = pair.ours.events();
