@@ -149,7 +149,8 @@ impl SessionConfig {
     /// server has said what it has read. Default 64 KiB; at most four times as much in
     /// all, and nothing of a pipe that owes more. 0 waits for the answer.
     ///
-    /// It saves a round trip after each lost connection. The price is that what the
+    /// It saves what the client sends a round trip after each lost connection; what the
+    /// server sends needs no help. The price is that what the
     /// server had read already, with its ack lost, is sent for nothing.
     pub fn optimistic_replay(&mut self, bytes: u64) -> &mut Self {
         self.optimistic_replay = bytes;
