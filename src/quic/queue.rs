@@ -59,35 +59,38 @@ impl Shortest {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    pub(in crate::quic) const MS: Duration = Duration::from_millis(1);
-
-    /// Of a hundred round trips, in ten round trips' time.
-    pub(in crate::quic) fn watch(queue: &mut Queue, now: &mut Instant, took: Duration) {
+impl Queue {
+    /// Sees a hundred round trips, in the time of ten.
+    pub(super) fn watch(&mut self, now: &mut Instant, took: Duration) {
         for _ in 0..100 {
             *now += took / 10;
-            queue.on_round_trip(*now, took, took);
+            self.on_round_trip(*now, took, took);
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
 
     #[test]
     fn jitter_is_no_queue_and_a_longer_path_is_none_after_a_while() {
         let mut now = Instant::now();
         let mut queue = Queue::default();
         assert!(!queue.is_seen());
-        watch(&mut queue, &mut now, MS * 40);
+        queue.watch(&mut now, MS * 40);
         for took in [80, 60, 41, 90, 70] {
             now += MS * 4;
             queue.on_round_trip(now, MS * took, MS * 40);
         }
         assert!(!queue.is_seen(), "one of them was short");
-        watch(&mut queue, &mut now, MS * 80);
+        queue.watch(&mut now, MS * 80);
         assert!(queue.is_seen());
         let moved = now;
         while now < moved + 2 * BASE_SPAN {
-            watch(&mut queue, &mut now, MS * 80);
+            queue.watch(&mut now, MS * 80);
         }
         assert!(!queue.is_seen());
     }

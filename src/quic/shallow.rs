@@ -132,8 +132,8 @@ impl Round {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quic::queue::tests::MS;
 
+    const MS: Duration = Duration::from_millis(1);
     const BASE: Duration = Duration::from_millis(40);
 
     struct Path {

@@ -148,8 +148,11 @@ impl Allowance {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::quic::queue::tests::{MS, watch};
+
+    const MS: Duration = Duration::from_millis(1);
 
     fn tolerant(now: Instant) -> Tolerant {
         Tolerant {
@@ -164,7 +167,7 @@ mod tests {
     fn losses_without_a_queue_are_forgiven_up_to_an_allowance() {
         let mut now = Instant::now();
         let mut control = tolerant(now);
-        watch(&mut control.queue, &mut now, MS * 40);
+        control.queue.watch(&mut now, MS * 40);
         let window = control.window();
         for _ in 0..ALLOWANCE_MAX / 1500 {
             now += MS;
@@ -198,7 +201,7 @@ mod tests {
     fn a_loss_counts_if_packets_queue_or_nothing_comes_through_or_the_network_says_so() {
         let causes: [fn(&mut Tolerant, &mut Instant); 3] = [
             |control, now| {
-                watch(&mut control.queue, now, MS * 46);
+                control.queue.watch(now, MS * 46);
                 control.on_congestion_event(*now, *now - MS, false, 1500);
             },
             |control, now| control.on_congestion_event(*now, *now - MS, true, 1500),
@@ -207,7 +210,7 @@ mod tests {
         for cause in causes {
             let mut now = Instant::now();
             let mut control = tolerant(now);
-            watch(&mut control.queue, &mut now, MS * 40);
+            control.queue.watch(&mut now, MS * 40);
             let window = control.window();
             cause(&mut control, &mut now);
             assert!(control.window() < window);
