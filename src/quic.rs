@@ -10,7 +10,9 @@
 //! - reads and writes can be polled with a `Bytes` chunk, without a copy.
 
 mod courteous;
+mod queue;
 mod renewable;
+mod shallow;
 #[cfg(feature = "simulation")]
 mod simulated;
 mod socket;
@@ -266,6 +268,14 @@ impl Connection {
         match Courtesy::of(&self.0) {
             Some(courtesy) => courtesy.revived().await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Somebody waits for small things that this connection carries: for the next
+    /// seconds it is not to fill the queue of its path beyond need.
+    pub(crate) fn keep_queue_short(&self) {
+        if let Some(courtesy) = Courtesy::of(&self.0) {
+            courtesy.keep_queue_short();
         }
     }
 

@@ -37,6 +37,10 @@ const SETTLES: Duration = Duration::from_millis(100);
 /// Free streams that the peer is kept supplied with.
 const STREAM_HEADROOM: u64 = 32;
 
+/// How often QUIC is told that somebody waits for small things. It heeds that for ten
+/// seconds.
+const PROMPT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// An attached connection.
 pub(super) struct Link {
     pub(super) connection: Connection,
@@ -72,6 +76,8 @@ pub(super) struct Link {
     /// Server: when to look whether acks come, and how many had come before.
     vigil: Option<(Instant, u64)>,
     pub(super) liveness: Liveness,
+    /// When QUIC was last told that somebody waits for small things.
+    prompt_at: Option<Instant>,
     /// When the socket has changed, until something is heard on the new one.
     moved_at: Option<Instant>,
     /// Everything is settled and `Close` was sent: until when the peer may
@@ -107,6 +113,7 @@ impl Link {
             acks_due: None,
             vigil: None,
             liveness: Liveness::new(now),
+            prompt_at: None,
             moved_at: None,
             close_due: None,
         }
@@ -171,6 +178,15 @@ impl Link {
     fn move_due(&self) -> Option<Instant> {
         let moved = self.connection.remote_addr() != self.remote_addr;
         (moved && !self.writer.is_backed_up()).then_some(self.settled_at)
+    }
+
+    /// Somebody waits for small things; QUIC is told now and then.
+    fn be_prompt(&mut self) {
+        let now = clock::now();
+        if self.prompt_at.is_none_or(|told| now >= told + PROMPT_INTERVAL) {
+            self.prompt_at = Some(now);
+            self.connection.keep_queue_short();
+        }
     }
 
     /// Has QUIC send something now, whatever its timers and windows say.
@@ -345,6 +361,9 @@ impl Driver {
 
     /// Does what a pipe wants done.
     pub(super) fn serve(&self, link: &mut Link, pipe: &Arc<PipeShared>, wants: Wants) {
+        if wants.promptness {
+            link.be_prompt();
+        }
         if wants.stream {
             link.open(pipe.clone());
         }

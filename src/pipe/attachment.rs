@@ -19,10 +19,6 @@ use crate::wire::Position;
 /// Chunks that a replay hands over before it lets other tasks run.
 const PUMP_BATCH: usize = 16;
 
-/// A replay larger than this gives way to the other pipes until it is through:
-/// interactive pipes come before bulk.
-const BULK_REPLAY: u64 = 64 * 1024;
-
 /// What the driver should do about a pipe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wants {
@@ -34,6 +30,8 @@ pub(crate) struct Wants {
     pub(crate) release: bool,
     /// Forget it.
     pub(crate) retire: bool,
+    /// Somebody waits for small things that it carries.
+    pub(crate) promptness: bool,
 }
 
 impl PipeShared {
@@ -76,9 +74,8 @@ impl PipeShared {
             // If both have opened one at once, each writes to its own (P-27).
             return Ok(());
         }
-        let owed = state.core.send.written() - state.core.send.sent();
-        let bulk = owed > BULK_REPLAY;
-        send.set_priority(if bulk { state.priority.saturating_sub(1) } else { state.priority });
+        // Interactive pipes come back before bulk does.
+        send.set_priority(state.rank());
         let header = state.core.header(self.side, epoch).encode();
         let mut tx = Tx::new(send, epoch, !theirs, header);
         tx.releasing = state.core.send.is_done();
@@ -137,7 +134,6 @@ impl PipeShared {
                     self.mark_now(state);
                     return Poll::Ready(());
                 }
-                tx.stream.set_priority(state.priority);
                 // It may have waited for room in the buffer; now the stream
                 // takes its bytes too.
                 wake(&mut state.writer);
@@ -199,7 +195,8 @@ impl PipeShared {
         let release = state.tx.as_ref().is_some_and(Tx::is_released);
         // A stream whose header must still get through is the driver's to end.
         let through = state.tx.as_ref().is_none_or(|tx| !tx.releasing || release);
-        Wants { stream, pump, release, retire: through && state.core.is_retired() }
+        let retire = through && state.core.is_retired();
+        Wants { stream, pump, release, retire, promptness: false }
     }
 
     /// Whether a stream should still be opened for it, which it waits for.
@@ -228,7 +225,8 @@ impl PipeShared {
             tx.filler += state.core.send.sent() - before;
         }
         self.after_ack(state);
-        Ok(self.wants(state))
+        let promptness = state.manner.is_interactive();
+        Ok(Wants { promptness, ..self.wants(state) })
     }
 
     pub(crate) fn on_stop(self: &Arc<Self>, code: u32, offset: u64) -> Result<(), PeerMisbehaved> {
@@ -310,6 +308,9 @@ impl PipeShared {
     fn after_ack(&self, state: &mut State) {
         if state.core.send.is_done() {
             self.let_go_of_tx(state);
+        }
+        if state.manner.on_ack(state.core.send.kept()) {
+            state.set_rank();
         }
         self.settle(state);
         wake(&mut state.writer);

@@ -70,7 +70,7 @@ impl PipeShared {
         let most = if bulk && !opener { 0 } else { most };
         let header = state.core.header_at(self.side, epoch, start).encode();
         let tx = Tx::new(send, epoch, opener, header);
-        tx.stream.set_priority(state.priority);
+        tx.stream.set_priority(state.rank());
         state.early = Some(Early { epoch, tx, rx, start, sent: start, most, trusted: false });
         self.carry_early(state);
         Ok(())

@@ -4,6 +4,7 @@ mod attachment;
 mod budget;
 mod early;
 mod host;
+mod manner;
 mod reader;
 mod shared;
 mod streams;

@@ -15,6 +15,7 @@ use tokio::io::ReadBuf;
 
 use super::early::Early;
 use super::host::Host;
+use super::manner::Manner;
 use super::streams::{CHUNK_MAX, Rx, Tx};
 use crate::error::{ReadError, SessionError, WriteError};
 use crate::id::{Epoch, PipeId, Side};
@@ -53,7 +54,9 @@ pub(super) struct State {
     pub(super) charged: u64,
     /// What `Totals::kept` knows of this pipe.
     pub(super) counted: u64,
+    /// What the application has set.
     pub(super) priority: i32,
+    pub(super) manner: Manner,
     pub(super) replayed: u64,
     /// In the driver's lists already.
     pub(super) due_now: bool,
@@ -88,6 +91,7 @@ impl PipeShared {
                 charged: 0,
                 counted: 0,
                 priority: 0,
+                manner: Manner::default(),
                 replayed: 0,
                 due_now: false,
                 due_later: false,
@@ -168,6 +172,9 @@ impl PipeShared {
                 room
             }
         };
+        if state.manner.on_write(state.core.send.kept()) {
+            state.set_rank();
+        }
         self.carry_early(state);
         self.call_for_stream(state);
         self.settle(state);
@@ -235,9 +242,7 @@ impl PipeShared {
     pub(crate) fn set_priority(&self, priority: i32) {
         let mut state = self.lock();
         state.priority = priority;
-        if let Some(tx) = &state.tx {
-            tx.stream.set_priority(priority);
-        }
+        state.set_rank();
     }
 
     // The reader.
@@ -436,6 +441,18 @@ impl PipeShared {
 }
 
 impl State {
+    /// The priority of its streams.
+    pub(super) fn rank(&self) -> i32 {
+        self.manner.rank(self.priority)
+    }
+
+    /// Tells the stream, once the rank has changed.
+    pub(super) fn set_rank(&self) {
+        if let Some(tx) = &self.tx {
+            tx.stream.set_priority(self.rank());
+        }
+    }
+
     fn check_writable(&self) -> Result<(), WriteError> {
         match self.core.send.end() {
             Some(WriteEnd::Finished | WriteEnd::Reset) => return Err(WriteError::Finished),

@@ -126,8 +126,9 @@ impl BackedWriter {
         poll_fn(|cx| self.shared.poll_acked(cx, offset)).await
     }
 
-    /// Pipes of higher priority are sent first; 0 is the default. It holds
-    /// across resumes.
+    /// Pipes of higher priority are sent first; 0 is the default. Of those with the
+    /// same, pipes with more than 16 KiB on their way come behind the others, so that
+    /// small things need no priority. It holds across resumes.
     pub fn set_priority(&mut self, priority: i32) {
         self.shared.set_priority(priority);
     }

@@ -10,6 +10,7 @@ use quinn::congestion::{CubicConfig, NewRenoConfig};
 use quinn_proto::RttEstimator;
 use tokio::sync::Notify;
 
+use super::shallow::Shallow;
 use super::tolerant::TolerantFactory;
 use crate::clock;
 use crate::config::CongestionControl;
@@ -25,6 +26,8 @@ use crate::config::CongestionControl;
 /// Nor does it stand in the way of a sign of life after an outage. Then the window
 /// is full of packets that are lost, and quinn sends not even acks while data waits
 /// behind it.
+///
+/// Nor in the way of small things that somebody waits for: see [`Shallow`].
 struct Courteous {
     inner: Box<dyn Controller>,
     /// Shared by all clones.
@@ -34,6 +37,7 @@ struct Courteous {
     in_flight: u64,
     /// When the first ack after a silence came, for one round trip.
     revived_at: Option<Instant>,
+    shallow: Shallow,
 }
 
 /// What its connection asks of a controller, and learns from it.
@@ -47,6 +51,8 @@ pub(super) struct Courtesy {
     acks: AtomicU64,
     /// An ack has come after all.
     revived: Notify,
+    /// Somebody waits for small things; taken by the next ack.
+    prompt: AtomicBool,
 }
 
 impl Courtesy {
@@ -75,6 +81,11 @@ impl Courtesy {
     /// How many ACK frames have acknowledged something for the first time.
     pub(super) fn acks(&self) -> u64 {
         self.acks.load(Ordering::Relaxed)
+    }
+
+    /// The queue of the path is to be short for a while.
+    pub(super) fn keep_queue_short(&self) {
+        self.prompt.store(true, Ordering::Relaxed);
     }
 }
 
@@ -113,6 +124,7 @@ impl ControllerFactory for CourteousFactory {
             silence: Silence::default(),
             in_flight: 0,
             revived_at: None,
+            shallow: Shallow::default(),
         })
     }
 }
@@ -147,6 +159,14 @@ impl Controller for Courteous {
             self.revived_at = None;
         }
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+        if self.courtesy.prompt.load(Ordering::Relaxed) {
+            self.courtesy.prompt.store(false, Ordering::Relaxed);
+            self.shallow.want(now);
+        }
+        if self.shallow.on_ack(now, sent, app_limited, rtt.get()) {
+            // As if the network had said that its queue is long (ECN).
+            self.inner.on_congestion_event(now, now, false, 0);
+        }
     }
 
     fn on_end_acks(
@@ -206,6 +226,7 @@ impl Controller for Courteous {
             silence: self.silence,
             in_flight: self.in_flight,
             revived_at: self.revived_at,
+            shallow: self.shallow.clone(),
         })
     }
 

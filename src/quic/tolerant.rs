@@ -2,10 +2,12 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
+
+use super::queue::Queue;
 
 /// CUBIC, told only of losses that mean congestion.
 ///
@@ -119,62 +121,6 @@ impl Controller for Tolerant {
     }
 }
 
-/// The queue of the path, as its round trips show it: the shortest of late against
-/// the shortest of the last minute or two. The shortest, because jitter and delayed
-/// acks make single ones longer, but a queue all of them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Queue {
-    base: Shortest,
-    late: Shortest,
-}
-
-/// A queue is seen when it makes round trips longer by the eighth part. The shortest
-/// queues that routers have hold half of what is under way.
-const SEEN: u32 = 8;
-
-/// Longer than CUBIC takes from one full queue to the next, so that an emptier one is
-/// within. After a move to a longer path it takes one or two of these until that is
-/// not taken for a queue.
-const BASE_SPAN: Duration = Duration::from_secs(60);
-
-impl Queue {
-    fn on_round_trip(&mut self, now: Instant, took: Duration, smoothed: Duration) {
-        self.base.add(now, took, BASE_SPAN);
-        self.late.add(now, took, smoothed / 2);
-    }
-
-    fn is_seen(&self) -> bool {
-        let (Some(base), Some(late)) = (self.base.get(), self.late.get()) else {
-            return false;
-        };
-        late > base + base / SEEN
-    }
-}
-
-/// The shortest of the last one or two spans.
-#[derive(Clone, Copy, Debug, Default)]
-struct Shortest {
-    began: Option<Instant>,
-    this: Option<Duration>,
-    last: Option<Duration>,
-}
-
-impl Shortest {
-    fn add(&mut self, now: Instant, took: Duration, span: Duration) {
-        let began = *self.began.get_or_insert(now);
-        if now >= began + span {
-            // What is older than two of them is not the last one.
-            self.last = self.this.take().filter(|_| now < began + 2 * span);
-            self.began = Some(now);
-        }
-        self.this = Some(self.this.map_or(took, |this| this.min(took)));
-    }
-
-    fn get(&self) -> Option<Duration> {
-        self.this.into_iter().chain(self.last).min()
-    }
-}
-
 /// Bytes that may be lost for no reason that can be seen.
 #[derive(Clone, Copy, Debug)]
 struct Allowance(u64);
@@ -202,6 +148,8 @@ impl Allowance {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -215,19 +163,11 @@ mod tests {
         }
     }
 
-    /// Of a hundred round trips, in ten round trips' time.
-    fn watch(queue: &mut Queue, now: &mut Instant, took: Duration) {
-        for _ in 0..100 {
-            *now += took / 10;
-            queue.on_round_trip(*now, took, took);
-        }
-    }
-
     #[test]
     fn losses_without_a_queue_are_forgiven_up_to_an_allowance() {
         let mut now = Instant::now();
         let mut control = tolerant(now);
-        watch(&mut control.queue, &mut now, MS * 40);
+        control.queue.watch(&mut now, MS * 40);
         let window = control.window();
         for _ in 0..ALLOWANCE_MAX / 1500 {
             now += MS;
@@ -261,7 +201,7 @@ mod tests {
     fn a_loss_counts_if_packets_queue_or_nothing_comes_through_or_the_network_says_so() {
         let causes: [fn(&mut Tolerant, &mut Instant); 3] = [
             |control, now| {
-                watch(&mut control.queue, now, MS * 46);
+                control.queue.watch(now, MS * 46);
                 control.on_congestion_event(*now, *now - MS, false, 1500);
             },
             |control, now| control.on_congestion_event(*now, *now - MS, true, 1500),
@@ -270,30 +210,10 @@ mod tests {
         for cause in causes {
             let mut now = Instant::now();
             let mut control = tolerant(now);
-            watch(&mut control.queue, &mut now, MS * 40);
+            control.queue.watch(&mut now, MS * 40);
             let window = control.window();
             cause(&mut control, &mut now);
             assert!(control.window() < window);
         }
-    }
-
-    #[test]
-    fn jitter_is_no_queue_and_a_longer_path_is_none_after_a_while() {
-        let mut now = Instant::now();
-        let mut queue = Queue::default();
-        assert!(!queue.is_seen());
-        watch(&mut queue, &mut now, MS * 40);
-        for took in [80, 60, 41, 90, 70] {
-            now += MS * 4;
-            queue.on_round_trip(now, MS * took, MS * 40);
-        }
-        assert!(!queue.is_seen(), "one of them was short");
-        watch(&mut queue, &mut now, MS * 80);
-        assert!(queue.is_seen());
-        let moved = now;
-        while now < moved + 2 * BASE_SPAN {
-            watch(&mut queue, &mut now, MS * 80);
-        }
-        assert!(!queue.is_seen());
     }
 }

@@ -22,17 +22,17 @@ use tokio::time::{Instant, sleep};
 use crate::network::Conditions;
 use crate::world::{self, World};
 
-const HOST: u8 = 1;
+pub const HOST: u8 = 1;
 
 /// A path with one bottleneck.
 #[derive(Clone, Copy, Debug)]
-struct Path {
-    mbits: u64,
-    round_trip: Duration,
+pub struct Path {
+    pub mbits: u64,
+    pub round_trip: Duration,
     /// What its queue holds, in tenths of the bandwidth-delay product.
-    queue: u64,
+    pub queue: u64,
     /// Of a thousand packets, how many it loses by itself, in each way.
-    loss: u64,
+    pub loss: u64,
 }
 
 impl Path {
@@ -40,7 +40,7 @@ impl Path {
         self.mbits * 1_000_000 / 8
     }
 
-    fn conditions(&self) -> Conditions {
+    pub fn conditions(&self) -> Conditions {
         let bdp = self.bytes_per_second() * self.round_trip.as_millis() as u64 / 1000;
         Conditions {
             latency: self.round_trip / 2,
@@ -83,18 +83,18 @@ fn settings(control: CongestionControl) -> SessionConfig {
     config
 }
 
-async fn write(mut writer: BackedWriter) {
+pub async fn write(mut writer: BackedWriter) {
     let chunk = vec![7; 64 * 1024];
     while writer.write_all(&chunk).await.is_ok() {}
 }
 
-async fn read(mut reader: BackedReader, count: Arc<AtomicU64>) {
+pub async fn read(mut reader: BackedReader, count: Arc<AtomicU64>) {
     while let Ok(Some(bytes)) = reader.read_chunk(1 << 20).await {
         count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     }
 }
 
-async fn echo(mut reader: BackedReader, mut writer: BackedWriter) {
+pub async fn echo(mut reader: BackedReader, mut writer: BackedWriter) {
     while let Ok(Some(bytes)) = reader.read_chunk(1 << 20).await {
         if writer.write_all(&bytes).await.is_err() {
             return;

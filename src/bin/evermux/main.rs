@@ -52,6 +52,7 @@ use clap::{CommandFactory, FromArgMatches};
 use args::{Cli, Command};
 use exit::{Code, Failure};
 use log::TOLD;
+use tokio::runtime::{Builder, Runtime};
 
 fn main() -> ExitCode {
     let cli = match parse() {
@@ -101,7 +102,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Man => shell::man().map(|()| done),
         command => {
             // What has to wait for the network, signals or other processes.
-            let runtime = tokio::runtime::Runtime::new()
+            let runtime = runtime(&command)
                 .map_err(|error| Failure::new(Code::System, format!("no runtime: {error}")))?;
             let outcome = runtime.block_on(run_async(command, &message_options));
             // A thread may still wait for standard input.
@@ -109,6 +110,18 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             outcome
         }
     }
+}
+
+/// All of a client's tasks on one thread. With more of them a round trip goes from
+/// thread to thread, as it passes the tasks of QUIC's endpoint, of its connection, and
+/// the copying one: two futex calls each (`strace -c`), and each time a thread has to
+/// wake up. An agent may have many clients.
+fn runtime(command: &Command) -> std::io::Result<Runtime> {
+    let mut builder = match command {
+        Command::Agent(_) => Builder::new_multi_thread(),
+        _ => Builder::new_current_thread(),
+    };
+    builder.enable_all().build()
 }
 
 async fn run_async(command: Command, message_options: &[&str]) -> Result<ExitCode, Failure> {
