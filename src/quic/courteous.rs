@@ -10,6 +10,7 @@ use quinn::congestion::{CubicConfig, NewRenoConfig};
 use quinn_proto::RttEstimator;
 use tokio::sync::Notify;
 
+use super::queue::Latest;
 use super::shallow::Shallow;
 use super::tolerant::TolerantFactory;
 use crate::clock;
@@ -38,6 +39,8 @@ struct Courteous {
     /// When the first ack after a silence came, for one round trip.
     revived_at: Option<Instant>,
     shallow: Shallow,
+    /// Of the ACK frame that is being looked at.
+    latest: Option<Latest>,
 }
 
 /// What its connection asks of a controller, and learns from it.
@@ -125,6 +128,7 @@ impl ControllerFactory for CourteousFactory {
             in_flight: 0,
             revived_at: None,
             shallow: Shallow::default(),
+            latest: None,
         })
     }
 }
@@ -158,15 +162,8 @@ impl Controller for Courteous {
         } else if self.revived_at.is_some_and(|revived| sent >= revived) {
             self.revived_at = None;
         }
+        Latest::note(&mut self.latest, sent, rtt.get());
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
-        if self.courtesy.prompt.load(Ordering::Relaxed) {
-            self.courtesy.prompt.store(false, Ordering::Relaxed);
-            self.shallow.want(now);
-        }
-        if self.shallow.on_ack(now, sent, app_limited, rtt.get()) {
-            // As if the network had said that its queue is long (ECN).
-            self.inner.on_congestion_event(now, now, false, 0);
-        }
     }
 
     fn on_end_acks(
@@ -180,6 +177,15 @@ impl Controller for Courteous {
         // Not called for one that repeats what was known.
         self.courtesy.acks.fetch_add(1, Ordering::Relaxed);
         self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+        if self.courtesy.prompt.load(Ordering::Relaxed) {
+            self.courtesy.prompt.store(false, Ordering::Relaxed);
+            self.shallow.want(now);
+        }
+        let latest = self.latest.take();
+        if latest.is_some_and(|latest| self.shallow.on_ack(now, latest, app_limited)) {
+            // As if the network had said that its queue is long (ECN).
+            self.inner.on_congestion_event(now, now, false, 0);
+        }
     }
 
     fn on_congestion_event(
@@ -227,6 +233,7 @@ impl Controller for Courteous {
             in_flight: self.in_flight,
             revived_at: self.revived_at,
             shallow: self.shallow.clone(),
+            latest: self.latest,
         })
     }
 

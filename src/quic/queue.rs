@@ -2,6 +2,24 @@
 
 use std::time::{Duration, Instant};
 
+/// The packet sent last of those that an ACK frame acknowledges for the first time: its
+/// round trip is the shortest of theirs. Looking at this one alone, once they are all
+/// known, is cheaper than looking at each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Latest {
+    pub(super) sent: Instant,
+    pub(super) smoothed: Duration,
+}
+
+impl Latest {
+    #[inline]
+    pub(super) fn note(latest: &mut Option<Self>, sent: Instant, smoothed: Duration) {
+        if latest.is_none_or(|latest| latest.sent < sent) {
+            *latest = Some(Self { sent, smoothed });
+        }
+    }
+}
+
 /// The queue of the path, as its round trips show it: the shortest of late against
 /// the shortest of the last minute or two. The shortest, because jitter and delayed
 /// acks make single ones longer, but a queue all of them.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::queue::{BASE_SPAN, Shortest};
+use super::queue::{BASE_SPAN, Latest, Shortest};
 
 /// How long somebody waits after the last sign of it.
 const PROMPT_FOR: Duration = Duration::from_secs(10);
@@ -73,14 +73,9 @@ impl Shallow {
         self.until = Some(now + PROMPT_FOR);
     }
 
-    /// A packet that was `sent` then was acknowledged. Returns whether to step back.
-    pub(super) fn on_ack(
-        &mut self,
-        now: Instant,
-        sent: Instant,
-        app_limited: bool,
-        smoothed: Duration,
-    ) -> bool {
+    /// An ACK frame came, with this packet in it. Returns whether to step back.
+    pub(super) fn on_ack(&mut self, now: Instant, latest: Latest, app_limited: bool) -> bool {
+        let Latest { sent, smoothed } = latest;
         let took = now.saturating_duration_since(sent);
         self.base.add(now, took, BASE_SPAN);
         let wanted = self.until.is_some_and(|until| now < until);
@@ -154,7 +149,8 @@ mod tests {
             let mut step = false;
             for _ in 0..20 {
                 self.now += took / 10;
-                step |= self.shallow.on_ack(self.now, self.now - took, !in_bulk, took);
+                let latest = Latest { sent: self.now - took, smoothed: took };
+                step |= self.shallow.on_ack(self.now, latest, !in_bulk);
             }
             self.steps += u32::from(step);
             step

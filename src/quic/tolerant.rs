@@ -7,7 +7,7 @@ use std::time::Instant;
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
-use super::queue::Queue;
+use super::queue::{Latest, Queue};
 
 /// CUBIC, told only of losses that mean congestion.
 ///
@@ -24,6 +24,8 @@ use super::queue::Queue;
 struct Tolerant {
     cubic: Box<dyn Controller>,
     queue: Queue,
+    /// Of the ACK frame that is being looked at.
+    latest: Option<Latest>,
     allowance: Allowance,
     /// When CUBIC was last told. What was sent before belongs to the same event.
     told_at: Option<Instant>,
@@ -36,6 +38,7 @@ impl ControllerFactory for TolerantFactory {
         Box::new(Tolerant {
             cubic: Arc::new(CubicConfig::default()).build(now, current_mtu),
             queue: Queue::default(),
+            latest: None,
             allowance: Allowance(ALLOWANCE_MAX),
             told_at: None,
         })
@@ -55,7 +58,7 @@ impl Controller for Tolerant {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
-        self.queue.on_round_trip(now, now.saturating_duration_since(sent), rtt.get());
+        Latest::note(&mut self.latest, sent, rtt.get());
         self.allowance.earn(bytes);
         self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
     }
@@ -67,6 +70,9 @@ impl Controller for Tolerant {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        if let Some(Latest { sent, smoothed }) = self.latest.take() {
+            self.queue.on_round_trip(now, now.saturating_duration_since(sent), smoothed);
+        }
         self.cubic.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
 
@@ -107,6 +113,7 @@ impl Controller for Tolerant {
         Box::new(Self {
             cubic: self.cubic.clone_box(),
             queue: self.queue,
+            latest: self.latest,
             allowance: self.allowance,
             told_at: self.told_at,
         })
@@ -158,6 +165,7 @@ mod tests {
         Tolerant {
             cubic: Arc::new(CubicConfig::default()).build(now, 1200),
             queue: Queue::default(),
+            latest: None,
             allowance: Allowance(ALLOWANCE_MAX),
             told_at: None,
         }

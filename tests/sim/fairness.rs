@@ -117,7 +117,7 @@ fn link(queue: u64) -> Path {
 const FULL: f64 = 20e6 / 8.0 / 1_048_576.0;
 
 #[test]
-fn a_small_exchange_beside_bulk_takes_less_than_three_times_as_long_however_deep_the_queue() {
+fn a_small_exchange_beside_bulk_takes_less_than_three_times_as_long() {
     println!("| path | bulk | alone, p50 / p99 | beside it | bulk, MiB/s |");
     println!("|---|---|---|---|---|");
     for queue in [5, 10, 20, 50] {

@@ -17,12 +17,15 @@ const QUESTIONS: u32 = 3;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// How long it takes to ask an address that says nothing.
+pub const TAKES: Duration = PATIENCE.saturating_mul(QUESTIONS);
+
 /// What nobody takes for QUIC: its first bit says a short header, and it is too short
 /// for one (RFC 9000, section 10.3).
 const QUESTION: [u8; 1] = [0];
 
 /// Whether each address that this name has says that nobody listens there. Without an
-/// answer, the answer is no, after less than a second for an address.
+/// answer, the answer is no, after [`TAKES`] for an address.
 pub async fn is_closed(address: &str) -> bool {
     let Ok(found) = tokio::net::lookup_host(address).await else { return false };
     let mut closed = false;

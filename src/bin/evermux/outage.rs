@@ -21,24 +21,28 @@ struct Outage {
     since: Instant,
     attempt: u32,
     reason: String,
-    told: bool,
+    next: Next,
+}
+
+/// What has not been done about it yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Find out whether the agent has ended.
+    Ask,
+    Tell,
+    Wait,
 }
 
 /// Watches a session until it ends.
 pub async fn report(mut events: Events, link: watch::Receiver<LinkState>, address: String) {
     let mut outage: Option<Outage> = None;
     loop {
-        let due = outage.as_ref().filter(|outage| !outage.told);
-        let due = due.map(|outage| outage.since + WORTH_A_WORD);
+        let due = outage.as_ref().and_then(Outage::due);
         let event = tokio::select! {
             event = events.next() => event,
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                let closed = closed_port::is_closed(&address).await;
                 if let Some(outage) = &mut outage {
-                    if closed {
-                        outage.reason = NOBODY.into();
-                    }
-                    outage.tell(&address);
+                    outage.go_on(&address).await;
                 }
                 continue;
             }
@@ -81,11 +85,31 @@ fn last_contact(link: &watch::Receiver<LinkState>) -> Instant {
 
 impl Outage {
     fn since(since: Instant) -> Self {
-        Self { since, attempt: 0, reason: "nothing was heard".into(), told: false }
+        Self { since, attempt: 0, reason: "nothing was heard".into(), next: Next::Ask }
     }
 
-    fn tell(&mut self, address: &str) {
-        self.told = true;
+    /// When there is something to do.
+    fn due(&self) -> Option<Instant> {
+        match self.next {
+            Next::Ask => Some(self.since + WORTH_A_WORD - closed_port::TAKES),
+            Next::Tell => Some(self.since + WORTH_A_WORD),
+            Next::Wait => None,
+        }
+    }
+
+    async fn go_on(&mut self, address: &str) {
+        if self.next == Next::Ask {
+            self.next = Next::Tell;
+            if closed_port::is_closed(address).await {
+                self.reason = NOBODY.into();
+            }
+        } else {
+            self.next = Next::Wait;
+            self.tell(address);
+        }
+    }
+
+    fn tell(&self, address: &str) {
         let (seconds, attempt) = (self.since.elapsed().as_secs_f64(), self.attempt);
         tracing::warn!(
             target: TOLD,
@@ -100,7 +124,7 @@ impl Outage {
 
     fn end(self, address: &str) {
         let seconds = self.since.elapsed().as_secs_f64();
-        if self.told {
+        if self.next == Next::Wait {
             tracing::warn!(
                 target: TOLD,
                 event = "link_up",
