@@ -33,7 +33,7 @@ fn pipe(host: &Arc<Host>, capacity: usize) -> Arc<PipeShared> {
 }
 
 /// Writes so many bytes, as [`BackedWriter`](crate::BackedWriter) does.
-fn write(pipe: &PipeShared, len: usize) -> Result<(), WriteError> {
+fn write(pipe: &Arc<PipeShared>, len: usize) -> Result<(), WriteError> {
     let mut left = Bytes::from_static(&ZEROS[..len]);
     while !left.is_empty() {
         let chunk = left.clone();

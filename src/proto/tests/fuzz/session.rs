@@ -433,7 +433,9 @@ impl Siege {
         let allowed = core.max_peer_pipes();
         assert_eq!(core.live_pipes(), self.peer.pipes.len() as u64);
         assert!(core.live_peer_pipes() <= most_live(allowed));
-        assert!(core.live_pipes() - core.live_peer_pipes() <= allowed);
+        let own = self.peer.pipes.keys().filter(|id| id.opener() == core.side()).count();
+        assert_eq!(core.live_own_pipes(), own as u64);
+        assert!(own as u64 <= allowed);
         assert!(core.early.len() as u64 <= allowed);
         assert!(core.seen.gaps().count() as u64 <= allowed);
         if let Some(exchange) = &self.exchange {
