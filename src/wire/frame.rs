@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::codec::{DecodeError, Reader, peek_varint, put_varint};
 use super::early::{Early, EarlyAnswer};
+use super::table::{Gaps, Positions, TableEnd, TableHead};
 use crate::code::{CloseCode, RefuseCode};
 use crate::id::{Epoch, HolderId, PipeId, SessionId};
 
@@ -22,16 +23,8 @@ pub(crate) const SECRET_LEN: usize = 32;
 /// Longest reason text in `Close` and `Refused`; longer ones are cut.
 pub(crate) const REASON_MAX: usize = 1024;
 
-/// Most bytes that one entry of each list can take, which says how many
-/// entries surely fit one frame. A code has 32 bits, for which a varint may need
-/// eight bytes. A position is at its longest in a run of its own.
+/// How many entries of a list surely fit one frame, each as long as it can be.
 pub(crate) const ACK_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 8);
-pub(crate) const POSITION_ENTRIES_MAX: usize = FRAME_MAX / (8 + 1 + 1 + 8 + 8 + 8 + 8);
-pub(crate) const GAP_ENTRIES_MAX: usize = FRAME_MAX / 8;
-
-/// Most positions that a frame may hold. They may be as short as a byte, and take up
-/// forty once they are decoded.
-const POSITIONS_MAX: u64 = 1024;
 
 /// What each side tells the other about its limits, once per session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,183 +191,6 @@ impl Refused {
 
     pub(crate) fn from_reason(reason: Bytes) -> Result<Self, DecodeError> {
         Self::decode(Reader::new(reason))
-    }
-}
-
-/// Begins a side's table in a resume: which pipes it has opened and seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TableHead {
-    /// How many pipes the sender has opened: their indices lie below this.
-    pub(crate) opened: u64,
-    /// All pipes of the receiver with an index below this were seen by the
-    /// sender, but for those in `Gaps` frames.
-    pub(crate) seen: u64,
-}
-
-impl TableHead {
-    fn encode(&self, out: &mut BytesMut) {
-        put_varint(out, self.opened);
-        put_varint(out, self.seen);
-    }
-
-    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
-        Ok(Self { opened: payload.varint()?, seen: payload.varint()? })
-    }
-}
-
-/// Indices below `TableHead::seen` that were not seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Gaps(pub(crate) Vec<u64>);
-
-impl Gaps {
-    fn encode(&self, out: &mut BytesMut) {
-        self.0.iter().for_each(|index| put_varint(out, *index));
-    }
-
-    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
-        let mut indices = Vec::new();
-        while !payload.is_empty() {
-            indices.push(payload.varint()?);
-        }
-        Ok(Self(indices))
-    }
-}
-
-/// What the sender of a position has to say of the direction it receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RecvReport {
-    /// Wants bytes from the offset on.
-    Open,
-    /// Has seen the end.
-    Done,
-    /// Wants no more.
-    Stopped { code: u32 },
-}
-
-/// What the sender of a position has to say of the direction it sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SendReport {
-    /// Bytes or FIN come on the stream.
-    Open,
-    /// Reset after `offset` bytes.
-    Reset { code: u32, offset: u64 },
-}
-
-/// One live pipe in a side's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) pipe: PipeId,
-    /// How far the sender's application has read.
-    pub(crate) read: u64,
-    pub(crate) recv: RecvReport,
-    pub(crate) send: SendReport,
-}
-
-impl Position {
-    const DONE: u8 = 0b001;
-    const STOPPED: u8 = 0b010;
-    const RESET: u8 = 0b100;
-
-    fn flags(&self) -> u8 {
-        let recv_flags = match self.recv {
-            RecvReport::Open => 0,
-            RecvReport::Done => Self::DONE,
-            RecvReport::Stopped { .. } => Self::STOPPED,
-        };
-        let send_flags = match self.send {
-            SendReport::Open => 0,
-            SendReport::Reset { .. } => Self::RESET,
-        };
-        recv_flags | send_flags
-    }
-
-    /// Whether it goes on with the run that `last` is the last of.
-    fn follows(&self, last: &Self) -> bool {
-        self.flags() == last.flags() && last.pipe.next() == Some(self.pipe)
-    }
-
-    /// What is its own in a run.
-    fn encode(&self, out: &mut BytesMut) {
-        put_varint(out, self.read);
-        if let RecvReport::Stopped { code } = self.recv {
-            put_varint(out, u64::from(code));
-        }
-        if let SendReport::Reset { code, offset } = self.send {
-            put_varint(out, u64::from(code));
-            put_varint(out, offset);
-        }
-    }
-
-    fn decode(pipe: PipeId, flags: u8, payload: &mut Reader) -> Result<Self, DecodeError> {
-        let read = payload.varint()?;
-        let recv = match flags & (Self::DONE | Self::STOPPED) {
-            0 => RecvReport::Open,
-            Self::DONE => RecvReport::Done,
-            Self::STOPPED => RecvReport::Stopped { code: payload.varint_u32("stop code")? },
-            _ => return Err(DecodeError::Invalid("position flags")),
-        };
-        let send = match flags & !(Self::DONE | Self::STOPPED) {
-            0 => SendReport::Open,
-            Self::RESET => SendReport::Reset {
-                code: payload.varint_u32("reset code")?,
-                offset: payload.varint()?,
-            },
-            _ => return Err(DecodeError::Invalid("position flags")),
-        };
-        Ok(Self { pipe, read, recv, send })
-    }
-}
-
-/// A part of a side's table. Pipes of one opener with consecutive indices and equal
-/// flags, which is what idle ones are, make one run and share what they have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Positions(pub(crate) Vec<Position>);
-
-impl Positions {
-    fn encode(&self, out: &mut BytesMut) {
-        for run in self.0.chunk_by(|last, position| position.follows(last)) {
-            if let Some(first) = run.first() {
-                put_varint(out, first.pipe.to_wire());
-                out.put_u8(first.flags());
-                put_varint(out, run.len() as u64);
-                run.iter().for_each(|position| position.encode(out));
-            }
-        }
-    }
-
-    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
-        let mut positions = Vec::new();
-        while !payload.is_empty() {
-            let mut pipe = Some(PipeId::from_wire(payload.varint()?));
-            let flags = payload.u8()?;
-            let count = payload.varint()?;
-            if count == 0 || count.saturating_add(positions.len() as u64) > POSITIONS_MAX {
-                return Err(DecodeError::Invalid("position count"));
-            }
-            for _ in 0..count {
-                let id = pipe.ok_or(DecodeError::Invalid("position count"))?;
-                positions.push(Position::decode(id, flags, &mut payload)?);
-                pipe = id.next();
-            }
-        }
-        Ok(Self(positions))
-    }
-}
-
-/// Ends a side's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TableEnd {
-    /// How many positions were sent: a check that none is missing.
-    pub(crate) pipes: u64,
-}
-
-impl TableEnd {
-    fn encode(&self, out: &mut BytesMut) {
-        put_varint(out, self.pipes);
-    }
-
-    fn decode(mut payload: Reader) -> Result<Self, DecodeError> {
-        Ok(Self { pipes: payload.varint()? })
     }
 }
 
@@ -669,6 +485,9 @@ impl Decoder {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::table::{
+        GAP_ENTRIES_MAX, POSITION_ENTRIES_MAX, Position, RecvReport, SendReport,
+    };
     use super::*;
     use crate::id::Side;
 

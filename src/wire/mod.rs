@@ -13,6 +13,7 @@ mod codec;
 mod early;
 mod frame;
 mod header;
+mod table;
 
 pub use codec::DecodeError;
 pub(crate) use codec::MAX_VARINT;
@@ -20,12 +21,15 @@ pub(crate) use early::{Early, EarlyAnswer, NONCE_LEN};
 #[cfg(any(test, fuzzing))]
 pub(crate) use frame::FRAME_MAX;
 pub(crate) use frame::{
-    ACK_ENTRIES_MAX, Ack, Close, Decoder, Frame, GAP_ENTRIES_MAX, Gaps, Hello,
-    POSITION_ENTRIES_MAX, Parameters, Position, Positions, RecvReport, Refused, Reset, Resume,
-    Resumed, SECRET_LEN, SendReport, Stop, TableEnd, TableHead, Welcome,
+    ACK_ENTRIES_MAX, Ack, Close, Decoder, Frame, Hello, Parameters, Refused, Reset, Resume,
+    Resumed, SECRET_LEN, Stop, Welcome,
 };
 pub use header::LABEL_MAX;
 pub(crate) use header::{Header, HeaderKind};
+pub(crate) use table::{
+    GAP_ENTRIES_MAX, Gaps, POSITION_ENTRIES_MAX, Position, Positions, RecvReport, SendReport,
+    TableEnd, TableHead,
+};
 
 /// The version of the protocol that this crate speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
