@@ -11,7 +11,7 @@ use crate::traffic::Traffic;
 
 /// What the machine has for all labs, and what one with a transfer at full speed takes of
 /// it.
-const SHARES: u32 = 4;
+const SHARES: u32 = 8;
 const BULK: u32 = 3;
 
 /// How long a lab needs the machine until something happens to it, and from the end of
