@@ -341,6 +341,15 @@ impl ReconnectPolicy {
 pub(crate) type AddressHook =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<SocketAddr>> + Send>> + Send + Sync>;
 
+/// RFC 9000 section 14: every path of QUIC's carries it.
+const UDP_PAYLOAD_MIN: u16 = 1200;
+
+/// Ethernet's 1,500 bytes without the headers of IPv6 and UDP.
+const UDP_PAYLOAD_INTERNET: u16 = 1452;
+
+/// quinn hands the kernel ten packets at once, which refuses them beyond 64 KiB.
+pub(crate) const UDP_PAYLOAD_MAX: u16 = 6500;
+
 /// Settings of a [`Client`](crate::Client).
 #[derive(Clone)]
 pub struct ClientConfig {
@@ -351,6 +360,7 @@ pub struct ClientConfig {
     pub(crate) dial_interval: Duration,
     pub(crate) early_data: bool,
     pub(crate) local_ip: Option<IpAddr>,
+    max_udp_payload: Option<u16>,
     pub(crate) addresses: Option<AddressHook>,
     pub(crate) sleep_check: Option<Duration>,
     #[cfg(feature = "monitor")]
@@ -368,6 +378,7 @@ impl fmt::Debug for ClientConfig {
             .field("dial_interval", &self.dial_interval)
             .field("early_data", &self.early_data)
             .field("local_ip", &self.local_ip)
+            .field("max_udp_payload", &self.max_udp_payload)
             .field("sleep_check", &self.sleep_check)
             .finish_non_exhaustive()
     }
@@ -384,6 +395,7 @@ impl ClientConfig {
             dial_interval: Duration::from_millis(250),
             early_data: true,
             local_ip: None,
+            max_udp_payload: None,
             addresses: None,
             sleep_check: Some(Duration::from_secs(2)),
             #[cfg(feature = "monitor")]
@@ -455,6 +467,28 @@ impl ClientConfig {
         self
     }
 
+    /// How large datagrams may become on the way to a server and back, in bytes of UDP
+    /// payload; from 1,200 to 6,500. Default: 1,452, which Ethernet carries with either
+    /// version of IP, but 6,500 to a loopback address.
+    ///
+    /// They begin with 1,200, and grow as far as the path lets probes through (RFC 8899).
+    /// On a network of jumbo frames (MTU 9,000), 6,500 is twice the throughput of 1,452,
+    /// at half the CPU. Where it is more than the path carries, some 20 probes are lost
+    /// at the beginning of each connection, and it takes some 20 round trips until
+    /// packets have the size that they could have had after four.
+    pub fn max_udp_payload(&mut self, bytes: u16) -> &mut Self {
+        self.max_udp_payload = Some(bytes);
+        self
+    }
+
+    /// The same, with the default's two cases told apart.
+    pub(crate) fn max_udp_payload_to(&self, server: IpAddr) -> u16 {
+        self.max_udp_payload.unwrap_or(match server.to_canonical().is_loopback() {
+            true => UDP_PAYLOAD_MAX,
+            false => UDP_PAYLOAD_INTERNET,
+        })
+    }
+
     /// A hook that is asked for addresses at each attempt, in order of
     /// preference; they come before those that the target's name has. For
     /// servers that move, or discovery of one's own.
@@ -521,6 +555,10 @@ impl ClientConfig {
         bounds("dial_interval in ms", self.dial_interval.as_millis() as u64, 10, u64::MAX)?;
         let attempt = self.attempt_timeout.as_millis() as u64;
         bounds("attempt_timeout in ms", attempt, 10, u64::MAX)?;
+        if let Some(bytes) = self.max_udp_payload {
+            let (min, max) = (UDP_PAYLOAD_MIN.into(), UDP_PAYLOAD_MAX.into());
+            bounds("max_udp_payload", bytes.into(), min, max)?;
+        }
         self.session.check()
     }
 }

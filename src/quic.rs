@@ -31,7 +31,7 @@ use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerCo
 use quinn::{AsyncUdpSocket, ConnectionError, VarInt};
 
 use crate::code::LinkCode;
-use crate::config::Transport;
+use crate::config::{Transport, UDP_PAYLOAD_MAX};
 use crate::crypto::hmac_sha256;
 use crate::environment::Environment;
 use crate::error::BindError;
@@ -384,15 +384,17 @@ pub(crate) struct Dialler {
 struct Binding {
     local: SocketAddr,
     remote: SocketAddr,
+    max_udp_payload: u16,
     transport: Transport,
     environment: Environment,
 }
 
 impl Dialler {
-    /// A fresh socket of the family of `remote`.
+    /// A fresh socket of the family of `remote`, for datagrams of at most so many bytes.
     pub(crate) fn bind(
         local: Option<std::net::IpAddr>,
         remote: SocketAddr,
+        max_udp_payload: u16,
         transport: &Transport,
         environment: &Environment,
     ) -> io::Result<Self> {
@@ -401,11 +403,12 @@ impl Dialler {
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let local = local.filter(|ip| ip.is_ipv4() == remote.is_ipv4()).unwrap_or(any);
-        let config = quinn::EndpointConfig::default();
+        let mut config = quinn::EndpointConfig::default();
+        config.max_udp_payload_size(max_udp_payload).map_err(io::Error::other)?;
         let local = SocketAddr::new(local, 0);
         let (transport, environment) = (transport.clone(), environment.clone());
-        let binding = Arc::new(Binding { local, remote, transport, environment });
-        let socket = Renewable::new(binding.bind()?, remote);
+        let binding = Arc::new(Binding { local, remote, max_udp_payload, transport, environment });
+        let socket = binding.renewable()?;
         let endpoint = endpoint(&binding.environment, config, None, socket.clone())?;
         Ok(Self { endpoint, socket, binding, kicks: 0 })
     }
@@ -427,7 +430,7 @@ impl Dialler {
     /// a migration (RFC 9000 section 9). What still comes to the old socket is heard
     /// until something comes to the new one.
     pub(crate) fn migrate(&mut self) -> io::Result<()> {
-        let socket = Renewable::new(self.binding.bind()?, self.binding.remote);
+        let socket = self.binding.renewable()?;
         self.socket = socket.clone();
         self.endpoint.rebind_abstract(socket)
     }
@@ -458,7 +461,8 @@ impl Dialler {
             EarlyData::Allowed => config.eager.clone(),
             EarlyData::Withheld => config.sparing.clone(),
         };
-        quic.transport_config(Arc::new(config.transport.to_quinn(last_rtt)));
+        let transport = config.transport.to_quinn(last_rtt, self.binding.max_udp_payload);
+        quic.transport_config(Arc::new(transport));
         let connecting =
             self.endpoint.connect_with(quic, remote, server_name).map_err(|error| match error {
                 quinn::ConnectError::InvalidServerName(name) => DialFailed::ServerName(name),
@@ -475,6 +479,10 @@ impl Dialler {
 }
 
 impl Binding {
+    fn renewable(&self) -> io::Result<Arc<Renewable>> {
+        Ok(Renewable::new(self.bind()?, self.remote, self.max_udp_payload))
+    }
+
     fn bind(&self) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         bind(&self.environment, self.local, &self.transport)
     }
@@ -552,7 +560,9 @@ impl Listener {
             QuicServerConfig::try_from(tls.config(max_sessions, early_data, environment)?)
                 .map_err(|error| BindError::Tls(TlsError::Other(error.to_string())))?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(Arc::new(transport.to_quinn(None)));
+        // The client knows how large they may be: what it says that it takes is a bound
+        // for what we send, too.
+        server.transport_config(Arc::new(transport.to_quinn(None, UDP_PAYLOAD_MAX)));
 
         // A restarted server must recognise the connection ids of its former
         // life and sign the resets that belong to them: both keys are stable.
@@ -570,7 +580,9 @@ impl Listener {
             })
             .min_reset_interval(RESET_INTERVAL);
 
-        bind(environment, local, transport)
+        let sized = config.max_udp_payload_size(UDP_PAYLOAD_MAX).map_err(io::Error::other);
+        sized
+            .and_then(|_| bind(environment, local, transport))
             .and_then(|socket| endpoint(environment, config, Some(server), socket))
             .map(Self)
             .map_err(|source| BindError::Socket { local, source: Arc::new(source) })
@@ -641,9 +653,12 @@ impl AttemptName {
 }
 
 impl Transport {
-    fn to_quinn(&self, last_rtt: Option<Duration>) -> quinn::TransportConfig {
+    fn to_quinn(&self, last_rtt: Option<Duration>, max_udp_payload: u16) -> quinn::TransportConfig {
         let mut config = quinn::TransportConfig::default();
+        let mut discovery = quinn::MtuDiscoveryConfig::default();
+        discovery.upper_bound(max_udp_payload);
         config
+            .mtu_discovery_config(Some(discovery))
             .max_concurrent_bidi_streams(varint(self.initial_streams))
             .max_concurrent_uni_streams(varint(0))
             .stream_receive_window(varint(self.stream_window))

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::twins::{Ends, Evermux, Quinn, Read, Twin, Windows, Write};
+use crate::twins::{Ends, Evermux, INTERNET, Quinn, Read, Settings, Twin, Write};
 
 /// A way to write.
 #[derive(Debug)]
@@ -26,7 +26,13 @@ pub const CASES: &[Case] = &[
 ];
 
 /// What is sent is some times these, so that windows are full most of the time.
-const WINDOWS: Windows = Windows { ahead: 1 << 20, stream: 1 << 20, connection: 64 << 20 };
+const SETTINGS: Settings = Settings {
+    ahead: 1 << 20,
+    stream: 1 << 20,
+    connection: 64 << 20,
+    datagram: INTERNET,
+    streams: 1024,
+};
 
 const READ_MAX: usize = 64 << 10;
 
@@ -43,7 +49,7 @@ pub fn run(twin: &str, case: &str) -> Result<(), String> {
 }
 
 fn connect_and_transfer<T: Twin>(runtime: &Runtime, case: &'static Case) {
-    let twin = runtime.block_on(T::connect(WINDOWS));
+    let twin = runtime.block_on(T::connect(SETTINGS));
     let ends = runtime.block_on(twin.open());
     transfer_counted::<T>(runtime, ends, case);
 }

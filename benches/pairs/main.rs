@@ -17,9 +17,10 @@ mod twins;
 
 use std::env;
 
+use evermux::SessionConfig;
 use rounds::Rounds;
 use tasks::Mix;
-use twins::{Evermux, Quinn};
+use twins::{Evermux, INTERNET, LOOPBACK, Quinn, Settings, Twin};
 
 fn main() {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -34,18 +35,43 @@ const BULK: usize = 64 << 20;
 
 async fn measure(rounds: Rounds) {
     rounds.begin();
-    for streams in [1, 100] {
-        for both in [false, true] {
-            let ways = if both { "both directions" } else { "one direction" };
-            let name = format!("bulk, {streams} pipes, {ways}, MiB/s");
-            rounds
-                .pair(
-                    &name,
-                    async || tasks::bulk::<Evermux>(streams, both, BULK).await,
-                    async || tasks::bulk::<Quinn>(streams, both, BULK).await,
-                )
-                .await;
+    for datagram in [INTERNET, LOOPBACK] {
+        let settings = Settings { datagram, ..Settings::default() };
+        for streams in [1, 100] {
+            for both in [false, true] {
+                let ways = if both { "both directions" } else { "one direction" };
+                let name = format!("bulk, {streams} pipes, {ways}, by {datagram} B; MiB/s");
+                rounds
+                    .pair(
+                        &name,
+                        async || {
+                            let twin = Evermux::connect(settings).await;
+                            tasks::bulk(twin, streams, both, BULK).await
+                        },
+                        async || {
+                            let twin = Quinn::connect(settings).await;
+                            tasks::bulk(twin, streams, both, BULK).await
+                        },
+                    )
+                    .await;
+            }
         }
+    }
+    for (packets, datagram) in [("", None), (", by 1452 B", Some(INTERNET))] {
+        rounds
+            .pair(
+                &format!("bulk, both out of the box{packets}; MiB/s"),
+                async || {
+                    let twin = Evermux::with(SessionConfig::default(), datagram).await;
+                    tasks::bulk(twin, 1, false, BULK).await
+                },
+                async || {
+                    let (transport, endpoint) = Default::default();
+                    let twin = Quinn::with(transport, endpoint, None).await;
+                    tasks::bulk(twin, 1, false, BULK).await
+                },
+            )
+            .await;
     }
     rounds
         .pair(
@@ -64,7 +90,7 @@ async fn measure(rounds: Rounds) {
             )
             .await;
     }
-    for pipes in [1, 100, 1000] {
+    for pipes in [1, 100, 1_000, 10_000] {
         for mix in [Mix::Idle, Mix::Active] {
             let name = format!("resume with {pipes} {mix} pipes; connect and open them; ms");
             rounds

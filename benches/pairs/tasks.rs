@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use crate::twins::{Evermux, Quinn, Read, Twin, Windows, Write};
+use crate::twins::{Evermux, Quinn, Read, Settings, Twin, Write};
 
 /// Of writes and reads in bulk.
 const CHUNK: usize = 64 << 10;
@@ -34,8 +34,7 @@ async fn read_all<R: Read>(mut reader: R) -> usize {
 }
 
 /// MiB in a second: `bytes` in each direction, over so many streams.
-pub async fn bulk<T: Twin>(streams: usize, both: bool, bytes: usize) -> f64 {
-    let twin = T::connect(Windows::default()).await;
+pub async fn bulk<T: Twin>(twin: T, streams: usize, both: bool, bytes: usize) -> f64 {
     let (mut ends, mut idle) = (Vec::new(), Vec::new());
     for _ in 0..streams {
         let [(near_writer, near_reader), (far_writer, far_reader)] = twin.open().await;
@@ -94,7 +93,7 @@ async fn with_echo<T: Twin>(twin: T, task: impl AsyncFnOnce(&Arc<T>) -> f64) -> 
 
 /// Microseconds, the median.
 pub async fn round_trip<T: Twin>() -> f64 {
-    with_echo(T::connect(Windows::default()).await, async |twin: &Arc<T>| {
+    with_echo(T::connect(Settings::default()).await, async |twin: &Arc<T>| {
         let (mut writer, mut reader) = twin.dial().await;
         let mut took = Vec::new();
         for _ in 0..2_000 {
@@ -111,7 +110,7 @@ pub async fn round_trip<T: Twin>() -> f64 {
 /// How many in a second.
 pub async fn open_echo_close<T: Twin>(at_once: usize) -> f64 {
     const EACH: usize = 300;
-    with_echo(T::connect(Windows::default()).await, async |twin: &Arc<T>| {
+    with_echo(T::connect(Settings::default()).await, async |twin: &Arc<T>| {
         let begun = Instant::now();
         let mut asking = JoinSet::new();
         for _ in 0..at_once {
@@ -160,9 +159,15 @@ async fn ask<T: Twin>(pipes: Vec<(T::Writer, T::Reader)>, mix: Mix) {
     drop((asking.join_all().await, pipes));
 }
 
+/// So many pipes are opened at once.
+fn allowing(pipes: usize) -> Settings {
+    let settings = Settings::default();
+    Settings { streams: settings.streams.max(pipes as u64), ..settings }
+}
+
 /// Milliseconds from the call of `reconnect` to the answer, or answers.
 pub async fn resume(pipes: usize, mix: Mix) -> f64 {
-    with_echo(Evermux::connect(Windows::default()).await, async |twin: &Arc<Evermux>| {
+    with_echo(Evermux::connect(allowing(pipes)).await, async |twin: &Arc<Evermux>| {
         let mut open = Vec::new();
         for _ in 0..pipes {
             let (mut writer, mut reader) = twin.dial().await;
@@ -179,7 +184,7 @@ pub async fn resume(pipes: usize, mix: Mix) -> f64 {
 
 /// What would have to be done without evermux: connect, open as many streams, ask.
 pub async fn start_over(pipes: usize, mix: Mix) -> f64 {
-    let first = Quinn::connect(Windows::default()).await;
+    let first = Quinn::connect(allowing(pipes)).await;
     let begun = Instant::now();
     with_echo(first.again().await, async |twin: &Arc<Quinn>| {
         let mut open = Vec::new();
@@ -194,8 +199,8 @@ pub async fn start_over(pipes: usize, mix: Mix) -> f64 {
 
 /// Milliseconds from the call of `reconnect` until all is read.
 pub async fn replay(bytes: usize) -> f64 {
-    let windows = Windows { ahead: bytes as u64, stream: bytes as u64, ..Windows::default() };
-    let twin = Evermux::connect(windows).await;
+    let settings = Settings { ahead: bytes as u64, stream: bytes as u64, ..Settings::default() };
+    let twin = Evermux::connect(settings).await;
     let [(writer, near_reader), (far_writer, reader)] = twin.open().await;
     let writer = write_all(writer, bytes).await;
     let begun = Instant::now();
@@ -209,8 +214,8 @@ pub async fn replay(bytes: usize) -> f64 {
 
 /// Without evermux: connect and send everything.
 pub async fn send_again(bytes: usize) -> f64 {
-    let windows = Windows { ahead: bytes as u64, stream: bytes as u64, ..Windows::default() };
-    let first = Quinn::connect(windows).await;
+    let settings = Settings { ahead: bytes as u64, stream: bytes as u64, ..Settings::default() };
+    let first = Quinn::connect(settings).await;
     let begun = Instant::now();
     let twin = first.again().await;
     let [(writer, near_reader), (far_writer, reader)] = twin.open().await;

@@ -9,7 +9,7 @@ use ::evermux::{
 };
 use bytes::Bytes;
 
-use super::{Ends, Read, SOCKET_BUFFER, STREAMS, Twin, Windows, Write};
+use super::{Ends, Read, SOCKET_BUFFER, Settings, Twin, Write};
 
 pub struct Evermux {
     pub near: Session,
@@ -24,20 +24,20 @@ const PATIENCE: Duration = Duration::from_secs(120);
 impl Evermux {
     /// The same congestion control as the twin's, so that the two differ in nothing
     /// but evermux.
-    fn settings(windows: Windows) -> SessionConfig {
+    fn session(settings: Settings) -> SessionConfig {
         let mut config = SessionConfig::default();
         config
             .congestion(CongestionControl::Cubic)
-            .replay_capacity(windows.ahead)
-            .stream_window(windows.stream)
+            .replay_capacity(settings.ahead)
+            .stream_window(settings.stream)
             .socket_buffer(SOCKET_BUFFER)
-            .initial_streams(STREAMS)
-            .max_pipes(16 * STREAMS);
+            .initial_streams(settings.streams)
+            .max_pipes(16 * settings.streams);
         config
     }
 
-    /// With settings of one's own.
-    pub async fn with(config: SessionConfig) -> Self {
+    /// With settings of one's own; those of evermux's for datagrams, if there are none.
+    pub async fn with(config: SessionConfig, datagram: Option<u16>) -> Self {
         let identity = Identity::self_signed(&["localhost"]).expect("a key");
         let pin = identity.fingerprint();
         let mut serving = ServerConfig::new(ServerTls::new(identity));
@@ -45,6 +45,9 @@ impl Evermux {
         let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), serving).expect("a socket");
         let mut dialling = ClientConfig::new(ClientTls::with_pin(pin));
         dialling.session(config).attempt_timeout(PATIENCE);
+        if let Some(bytes) = datagram {
+            dialling.max_udp_payload(bytes);
+        }
         let client = Client::new(dialling).expect("a client");
         let addr = server.local_addr().expect("bound");
         let (near, far) = tokio::join!(client.connect(addr), async {
@@ -59,8 +62,8 @@ impl Twin for Evermux {
     type Writer = BackedWriter;
     type Reader = BackedReader;
 
-    async fn connect(windows: Windows) -> Self {
-        Self::with(Self::settings(windows)).await
+    async fn connect(settings: Settings) -> Self {
+        Self::with(Self::session(settings), Some(settings.datagram)).await
     }
 
     async fn open(&self) -> [Ends<Self>; 2] {

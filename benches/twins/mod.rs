@@ -13,9 +13,9 @@ use bytes::Bytes;
 pub use self::evermux::Evermux;
 pub use self::quinn::Quinn;
 
-/// Windows that both twins have, in bytes.
+/// What both twins are told; lengths in bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Windows {
+pub struct Settings {
     /// How far a writer runs ahead of its reader: evermux's replay capacity,
     /// quinn's send window.
     pub ahead: u64,
@@ -23,20 +23,31 @@ pub struct Windows {
     pub stream: u64,
     /// The same for all streams of a connection.
     pub connection: u64,
+    /// How large a datagram may become.
+    pub datagram: u16,
+    /// Streams that each side allows the other from the start.
+    pub streams: u64,
 }
 
-impl Default for Windows {
-    /// Those of a session by default.
+/// As on the internet. To a loopback address, evermux lets them become larger by itself.
+pub const INTERNET: u16 = 1452;
+pub const LOOPBACK: u16 = 6500;
+
+impl Default for Settings {
+    /// Those of a session by default, on the internet.
     fn default() -> Self {
-        Self { ahead: 16 << 20, stream: 4 << 20, connection: 193 << 20 }
+        Self {
+            ahead: 16 << 20,
+            stream: 4 << 20,
+            connection: 193 << 20,
+            datagram: INTERNET,
+            streams: 1024,
+        }
     }
 }
 
 /// What both sockets ask for, in bytes.
 pub const SOCKET_BUFFER: usize = 4 << 20;
-
-/// Streams that each side allows the other from the start.
-pub const STREAMS: u64 = 1024;
 
 /// A connection whose two ends are in this process.
 pub trait Twin: Sized + Send + Sync + 'static {
@@ -44,7 +55,7 @@ pub trait Twin: Sized + Send + Sync + 'static {
     type Writer: Write;
     type Reader: Read;
 
-    fn connect(windows: Windows) -> impl Future<Output = Self> + Send;
+    fn connect(settings: Settings) -> impl Future<Output = Self> + Send;
 
     /// A stream from the near end: what both ends have of it, near first.
     fn open(&self) -> impl Future<Output = [Ends<Self>; 2]> + Send;

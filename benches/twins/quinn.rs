@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ::quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use ::quinn::{
-    Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime, TransportConfig,
-    VarInt, congestion,
+    Connection, Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream, TokioRuntime,
+    TransportConfig, VarInt, congestion,
 };
 use bytes::Bytes;
 use evermux::Identity;
@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Ends, Read, SOCKET_BUFFER, STREAMS, Twin, Windows, Write};
+use super::{Ends, Read, SOCKET_BUFFER, Settings, Twin, Write};
 
 pub struct Quinn {
     near: Connection,
@@ -24,8 +24,12 @@ pub struct Quinn {
 }
 
 impl Quinn {
-    /// Both ends, with a transport of one's own.
-    pub async fn with(transport: TransportConfig, socket_buffer: Option<usize>) -> Self {
+    /// Both ends, with settings of one's own.
+    pub async fn with(
+        transport: TransportConfig,
+        endpoint: EndpointConfig,
+        socket_buffer: Option<usize>,
+    ) -> Self {
         let identity = Identity::self_signed(&["localhost"]).expect("a key");
         let cert = CertificateDer::from_pem_slice(identity.certificate_pem().as_bytes());
         let (cert, transport) = (cert.expect("a certificate"), Arc::new(transport));
@@ -52,7 +56,7 @@ impl Quinn {
         dialling.transport_config(transport);
 
         let endpoint = |server| {
-            let (config, socket) = (EndpointConfig::default(), socket(socket_buffer));
+            let (config, socket) = (endpoint.clone(), socket(socket_buffer));
             Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).expect("an endpoint")
         };
         let (server, mut client) = (endpoint(Some(serving)), endpoint(None));
@@ -75,14 +79,17 @@ impl Quinn {
         Self { near: near.expect("connected"), far, endpoints }
     }
 
-    fn settings(windows: Windows) -> TransportConfig {
+    fn transport(settings: Settings) -> TransportConfig {
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(settings.datagram);
         let mut config = TransportConfig::default();
         config
-            .max_concurrent_bidi_streams((STREAMS as u32 + 1).into())
+            .mtu_discovery_config(Some(discovery))
+            .max_concurrent_bidi_streams(varint(settings.streams + 1))
             .max_concurrent_uni_streams(0_u32.into())
-            .stream_receive_window(varint(windows.stream))
-            .receive_window(varint(windows.connection))
-            .send_window(windows.ahead)
+            .stream_receive_window(varint(settings.stream))
+            .receive_window(varint(settings.connection))
+            .send_window(settings.ahead)
             .datagram_receive_buffer_size(None)
             .congestion_controller_factory(Arc::new(congestion::CubicConfig::default()));
         config
@@ -122,8 +129,10 @@ impl Twin for Quinn {
     type Writer = SendStream;
     type Reader = RecvStream;
 
-    async fn connect(windows: Windows) -> Self {
-        Self::with(Self::settings(windows), Some(SOCKET_BUFFER)).await
+    async fn connect(settings: Settings) -> Self {
+        let mut endpoint = EndpointConfig::default();
+        endpoint.max_udp_payload_size(settings.datagram).expect("more than 1,200");
+        Self::with(Self::transport(settings), endpoint, Some(SOCKET_BUFFER)).await
     }
 
     async fn open(&self) -> [Ends<Self>; 2] {

@@ -10,9 +10,11 @@ use crate::{BoxError, evermux, quinn, tcp, tls, yamux};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     Evermux,
+    /// With datagrams no larger than on the internet.
+    EvermuxNarrow,
     /// With quinn's defaults.
     Quinn,
-    /// With the windows and socket buffers that evermux sets.
+    /// With the windows, datagrams and socket buffers that evermux has.
     QuinnTuned,
     Tcp,
     Tls,
@@ -35,12 +37,24 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 impl Contender {
-    pub const ALL: [Self; 6] =
+    pub const ALL: [Self; 7] = [
+        Self::Evermux,
+        Self::EvermuxNarrow,
+        Self::Quinn,
+        Self::QuinnTuned,
+        Self::Tcp,
+        Self::Tls,
+        Self::Yamux,
+    ];
+
+    /// Those who go different ways through an outage.
+    pub const IN_OUTAGES: [Self; 6] =
         [Self::Evermux, Self::Quinn, Self::QuinnTuned, Self::Tcp, Self::Tls, Self::Yamux];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Evermux => "evermux",
+            Self::EvermuxNarrow => "evermux, by 1,452 B",
             Self::Quinn => "quinn, its defaults",
             Self::QuinnTuned => "quinn, our settings",
             Self::Tcp => "TCP",
@@ -51,9 +65,10 @@ impl Contender {
 
     pub async fn connect(self, way: Way) -> Result<Link, BoxError> {
         match self {
-            Self::Evermux => evermux::connect(way).await,
+            Self::Evermux => evermux::connect(way, None).await,
+            Self::EvermuxNarrow => evermux::connect(way, Some(1452)).await,
             Self::Quinn => quinn::connect(way, quinn::Settings::default()).await,
-            Self::QuinnTuned => quinn::connect(way, quinn::Settings::evermux()).await,
+            Self::QuinnTuned => quinn::connect(way, quinn::Settings::evermux()?).await,
             Self::Tcp => tcp::connect(way).await,
             Self::Tls => tls::connect(way).await,
             Self::Yamux => yamux::connect(way).await,

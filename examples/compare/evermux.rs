@@ -1,4 +1,4 @@
-//! evermux, as it comes out of the box.
+//! evermux, as it comes out of the box; but for how large datagrams may become, perhaps.
 
 use std::net::Ipv4Addr;
 
@@ -8,13 +8,17 @@ use crate::BoxError;
 use crate::contender::Link;
 use crate::road::{Road, Way};
 
-pub async fn connect(way: Way) -> Result<Link, BoxError> {
+pub async fn connect(way: Way, datagram: Option<u16>) -> Result<Link, BoxError> {
     let identity = Identity::self_signed(&["localhost"])?;
     let pin = identity.fingerprint();
     let config = ServerConfig::new(ServerTls::new(identity));
     let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), config)?;
     let road = Road::datagrams(way, server.local_addr()?).await?;
-    let client = Client::new(ClientConfig::new(ClientTls::with_pin(pin)))?;
+    let mut config = ClientConfig::new(ClientTls::with_pin(pin));
+    if let Some(bytes) = datagram {
+        config.max_udp_payload(bytes);
+    }
+    let client = Client::new(config)?;
     let (near, far) = tokio::join!(client.connect(road.addr()), async {
         server.accept().await.map(|incoming| incoming.accept())
     });

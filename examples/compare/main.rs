@@ -56,8 +56,10 @@ async fn main() -> Result<(), BoxError> {
         }
     }
     eprintln!("cuts, {} s", outages::PATIENCE.as_secs());
-    for (row, outcome) in rows.iter_mut().zip(outages::cut_all().await?) {
-        row.cut = Some(outcome);
+    for (contender, outcome) in Contender::IN_OUTAGES.into_iter().zip(outages::cut_all().await?) {
+        if let Some(row) = rows.iter_mut().find(|row| row.contender == contender) {
+            row.cut = Some(outcome);
+        }
     }
     table::print(&rows);
     if let Some(path) = picture {

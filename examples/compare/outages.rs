@@ -117,7 +117,7 @@ const CUTS: usize = 7;
 /// What arrives so soon after a cut was under way before it.
 const UNDER_WAY: Duration = Duration::from_millis(5);
 
-/// Cuts a flow of each contender, all at the same time.
+/// Cuts a flow of each of [`Contender::IN_OUTAGES`], all at the same time.
 pub async fn cut_all() -> Result<Vec<AfterCut>, BoxError> {
     together(cut).await
 }
@@ -152,7 +152,7 @@ pub const RENUMBERED: Duration = Duration::from_secs(6);
 pub const CUT: Duration = Duration::from_secs(9);
 pub const LASTS: Duration = Duration::from_secs(13);
 
-/// Watches a flow of each contender through the three outages, all at the same time.
+/// Watches a flow of each of [`Contender::IN_OUTAGES`] through the three outages, all at the same time.
 pub async fn watch_all() -> Result<Vec<Curve>, BoxError> {
     together(watch).await
 }
@@ -182,13 +182,13 @@ async fn watch(contender: Contender) -> Result<Curve, BoxError> {
     Ok(curve)
 }
 
-/// The same for all contenders at the same time, in their order.
+/// The same for all of [`Contender::IN_OUTAGES`] at the same time, in their order.
 async fn together<T, F>(play: impl Fn(Contender) -> F) -> Result<Vec<T>, BoxError>
 where
     T: Send + 'static,
     F: Future<Output = Result<T, BoxError>> + Send + 'static,
 {
-    let playing = Contender::ALL.map(|contender| tokio::spawn(play(contender)));
+    let playing = Contender::IN_OUTAGES.map(|contender| tokio::spawn(play(contender)));
     let mut outcomes = Vec::new();
     for played in playing {
         outcomes.push(played.await??);

@@ -14,14 +14,14 @@ const SENT: RGBColor = RGBColor(170, 170, 170);
 const ARRIVED: RGBColor = RGBColor(0, 90, 180);
 const OUTAGE: RGBColor = RGBColor(200, 60, 40);
 
-/// `curves` as [`Contender::ALL`].
+/// `curves` as [`Contender::IN_OUTAGES`].
 pub fn draw(path: &Path, curves: &[Curve]) -> Result<(), BoxError> {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let title = "MiB that have arrived, through three outages";
     let root = root.titled(title, ("sans-serif", 20))?;
     let panels = root.split_evenly((2, 3));
-    for ((panel, contender), curve) in panels.iter().zip(Contender::ALL).zip(curves) {
+    for ((panel, contender), curve) in panels.iter().zip(Contender::IN_OUTAGES).zip(curves) {
         draw_panel(panel, contender, curve)?;
     }
     root.present()?;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 
 use ::quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use ::quinn::{Endpoint, EndpointConfig, TokioRuntime, TransportConfig};
+use ::quinn::{Endpoint, EndpointConfig, MtuDiscoveryConfig, TokioRuntime, TransportConfig};
 use socket2::SockRef;
 
 use crate::BoxError;
@@ -12,23 +12,33 @@ use crate::contender::Link;
 use crate::road::{Road, Way};
 use crate::tls::Credentials;
 
+/// In bytes, the largest.
+const DATAGRAM: u16 = 6500;
+
 #[derive(Default)]
 pub struct Settings {
     transport: TransportConfig,
+    endpoint: EndpointConfig,
     /// In bytes; what the system gives if there is none.
     socket_buffer: Option<usize>,
 }
 
 impl Settings {
-    /// What evermux sets (its congestion control is its own, though).
-    pub fn evermux() -> Self {
+    /// What evermux sets to a loopback address (its congestion control is its own,
+    /// though).
+    pub fn evermux() -> Result<Self, BoxError> {
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(DATAGRAM);
+        let mut endpoint = EndpointConfig::default();
+        endpoint.max_udp_payload_size(DATAGRAM)?;
         let mut transport = TransportConfig::default();
         transport
+            .mtu_discovery_config(Some(discovery))
             .stream_receive_window((4_u32 << 20).into())
             .receive_window((193_u32 << 20).into())
             .send_window(16 << 20)
             .datagram_receive_buffer_size(None);
-        Self { transport, socket_buffer: Some(4 << 20) }
+        Ok(Self { transport, endpoint, socket_buffer: Some(4 << 20) })
     }
 
     fn socket(&self) -> std::io::Result<UdpSocket> {
@@ -53,7 +63,7 @@ pub async fn connect(way: Way, settings: Settings) -> Result<Link, BoxError> {
     dialling.transport_config(transport);
 
     let endpoint = |socket, server| {
-        Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(TokioRuntime))
+        Endpoint::new(settings.endpoint.clone(), server, socket, Arc::new(TokioRuntime))
     };
     let [socket, other] = sockets;
     let (server, client) = (endpoint(socket, Some(serving))?, endpoint(other, None)?);

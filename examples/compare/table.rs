@@ -9,7 +9,7 @@ use crate::measure::{self, Speed};
 use crate::outages::{AfterCut, PATIENCE};
 
 pub struct Row {
-    contender: Contender,
+    pub contender: Contender,
     rounds: Vec<Speed>,
     pub cut: Option<AfterCut>,
 }

@@ -159,7 +159,8 @@ fn attempt(
     session: Option<Arc<SessionShared>>,
 ) -> impl Future<Output = Result<Connected, DialError>> + Send + 'static {
     let transport = config.session.transport();
-    let dialler = Dialler::bind(config.local_ip, addr, &transport, &config.environment)
+    let largest = config.max_udp_payload_to(addr.ip());
+    let dialler = Dialler::bind(config.local_ip, addr, largest, &transport, &config.environment)
         .map_err(|error| DialError::Socket { target: addr, reason: error.to_string() });
     let (quic, server_name) = (Arc::new(quic.clone()), target.server_name.clone());
     let (environment, most) = (config.environment.clone(), config.session.optimistic_replay);

@@ -28,6 +28,7 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 pub(super) struct Renewable {
     paths: RwLock<Paths>,
     server: SocketAddr,
+    max_udp_payload: u16,
     /// The endpoint's task, if it waits for datagrams.
     receiver: Mutex<Option<Waker>>,
 }
@@ -49,9 +50,14 @@ struct Beside {
 }
 
 impl Renewable {
-    pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>, server: SocketAddr) -> Arc<Self> {
-        let paths = Paths { current: socket, beside: None, changes: 0 };
-        Arc::new(Self { paths: RwLock::new(paths), server, receiver: Mutex::default() })
+    /// For datagrams of at most so many bytes.
+    pub(super) fn new(
+        socket: Arc<dyn AsyncUdpSocket>,
+        server: SocketAddr,
+        max_udp_payload: u16,
+    ) -> Arc<Self> {
+        let paths = RwLock::new(Paths { current: socket, beside: None, changes: 0 });
+        Arc::new(Self { paths, server, max_udp_payload, receiver: Mutex::default() })
     }
 
     /// Tries `fresh` beside the socket that there is, and in place of what was tried
@@ -151,8 +157,11 @@ impl AsyncUdpSocket for Renewable {
         self.read().current.max_transmit_segments()
     }
 
+    /// quinn has no other use for it than to reserve so many of the largest datagrams
+    /// for each that the system hands over, which is never more than 64 KiB of them.
     fn max_receive_segments(&self) -> usize {
-        self.read().current.max_receive_segments()
+        let filling = usize::from(u16::MAX).div_ceil(self.max_udp_payload.into());
+        self.read().current.max_receive_segments().min(filling)
     }
 
     fn may_fragment(&self) -> bool {

@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use evermux::{
-    BackedPipe, Client, CloseCode, ConnectError, DialError, LABEL_MAX, Limits, OpenError,
-    ReadError, RefuseCode, Session, WriteError,
+    BackedPipe, Client, ClientConfig, ClientTls, CloseCode, ConnectError, DialError, Identity,
+    LABEL_MAX, Limits, OpenError, ReadError, RefuseCode, Session, SessionConfig, WriteError,
 };
 use tokio::task::JoinSet;
 
@@ -312,4 +313,56 @@ async fn a_write_that_is_pending_has_written_nothing() {
     let mut cx = Context::from_waker(Waker::noop());
     assert!(matches!(pin!(ours.writer().write(b"x")).poll(&mut cx), Poll::Pending));
     assert_eq!(ours.writer().offset(), KIB);
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused_with_those_that_can() {
+    type Change = fn(&mut ClientConfig);
+    let changes: [(Change, &str); 4] = [
+        (
+            |config| _ = config.max_udp_payload(1199),
+            "max_udp_payload is 1199, it must be between 1200 and 6500",
+        ),
+        (
+            |config| _ = config.max_udp_payload(6501),
+            "max_udp_payload is 6501, it must be between 1200 and 6500",
+        ),
+        (
+            |config| _ = config.dial_interval(Duration::from_millis(9)),
+            "dial_interval in ms is 9, it must be between 10 and",
+        ),
+        (
+            |config| _ = config.session(SessionConfig::default().max_pipes(0).clone()),
+            "max_pipes is 0, it must be between 1 and 1048576",
+        ),
+    ];
+    let identity = Identity::self_signed(&["localhost"]).unwrap();
+    for (change, complaint) in changes {
+        let mut config = ClientConfig::new(ClientTls::with_pin(identity.fingerprint()));
+        change(&mut config);
+        let error = Client::new(config).expect_err("refused").to_string();
+        assert!(error.contains(complaint), "{error}");
+    }
+}
+
+/// Its route carries them, and nothing else is on the way. (The growth itself is played
+/// in tests/sim/datagrams.rs.)
+#[tokio::test]
+async fn datagrams_become_large_to_a_loopback_address_unless_the_client_forbids() {
+    for (allowed, sizes) in [(None, 6400..=6500), (Some(1300), 1280..=1300)] {
+        let mut world = World::new().await;
+        if let Some(bytes) = allowed {
+            world.client.max_udp_payload(bytes);
+        }
+        let (client, server) = world.session().await;
+        let (mut ours, mut theirs) = pipe(&client, &server).await;
+        // Each side finds out for itself, with what it sends.
+        until("datagrams that have grown", || {
+            fill(&mut ours);
+            fill(&mut theirs);
+            let sides = [client.stats().mtu, server.stats().mtu];
+            sides.into_iter().all(|mtu| mtu.is_some_and(|mtu| sizes.contains(&mtu)))
+        })
+        .await;
+    }
 }

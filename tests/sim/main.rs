@@ -92,6 +92,7 @@ use std::env;
 use std::process::Command;
 
 mod congestion;
+mod datagrams;
 mod dice;
 mod early;
 mod fairness;

@@ -358,6 +358,8 @@ impl Shared {
             let (first, most) = (dice.pick_millis(20..200), dice.pick_millis(200..2_000));
             config.reconnect(ReconnectPolicy::exponential(first, most));
             config.early_data(dice.chance(500));
+            // Of a clone: the seeds that have found something go on as they did.
+            config.max_udp_payload(dice.clone().choose(&[1200, 1452, 1452, 6500]));
         });
         loop {
             let session = loop {

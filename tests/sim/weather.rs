@@ -137,6 +137,7 @@ impl Weather {
 
     /// Conditions of any kind; the round trip takes 10 ms or more.
     pub fn conditions(dice: &mut Dice) -> Conditions {
+        let jumbo = dice.clone().chance(125);
         let mut latency = || dice.pick_millis(5..200);
         Conditions {
             latency: latency(),
@@ -145,7 +146,7 @@ impl Weather {
             duplicate: dice.choose(&[0, 0, 0, 10]),
             rate: dice.pick_log(50_000..12_500_000),
             queue: dice.pick_log(16 << 10..256 << 10),
-            mtu: dice.pick(1252..1480) as usize,
+            mtu: dice.pick(1252..1480) as usize * if jumbo { 6 } else { 1 },
         }
     }
 
