@@ -197,9 +197,16 @@ pub async fn start_over(pipes: usize, mix: Mix) -> f64 {
     .await
 }
 
+/// So many bytes can be written that nobody reads, on one pipe: while the link is up they
+/// must find room in the window of its stream, behind the header.
+fn holding(bytes: usize) -> Settings {
+    let bytes = bytes as u64;
+    Settings { ahead: bytes, stream: bytes + 1024, ..Settings::default() }
+}
+
 /// Milliseconds from the call of `reconnect` until all is read.
 pub async fn replay(bytes: usize) -> f64 {
-    let settings = Settings { ahead: bytes as u64, stream: bytes as u64, ..Settings::default() };
+    let settings = holding(bytes);
     let twin = Evermux::connect(settings).await;
     let [(writer, near_reader), (far_writer, reader)] = twin.open().await;
     let writer = write_all(writer, bytes).await;
@@ -214,7 +221,7 @@ pub async fn replay(bytes: usize) -> f64 {
 
 /// Without evermux: connect and send everything.
 pub async fn send_again(bytes: usize) -> f64 {
-    let settings = Settings { ahead: bytes as u64, stream: bytes as u64, ..Settings::default() };
+    let settings = holding(bytes);
     let first = Quinn::connect(settings).await;
     let begun = Instant::now();
     let twin = first.again().await;

@@ -2,12 +2,13 @@
 //! what, while the handshake is under way. What that is worth is in
 //! `proto/early.rs`; what becomes of the streams, in `pipe/early.rs`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::control::{ControlReader, ControlWriter};
-use crate::id::Epoch;
+use crate::id::{Epoch, PipeId};
 use crate::misbehaved::PeerMisbehaved;
 use crate::pipe::PipeShared;
 use crate::proto::EarlyClaim;
@@ -83,8 +84,9 @@ impl EarlyStreams {
     /// Client: opens streams for these pipes, but for those that have one, as far as
     /// the server allows without being asked.
     pub(super) fn open(&mut self, connection: &Connection, pipes: Vec<Arc<PipeShared>>) {
+        let opened: HashSet<PipeId> = self.pipes.iter().map(|pipe| pipe.id()).collect();
         for pipe in pipes {
-            if self.pipes.iter().any(|opened| opened.id() == pipe.id()) {
+            if opened.contains(&pipe.id()) {
                 continue;
             }
             let Some(stream) = connection.try_open_bi() else { return };

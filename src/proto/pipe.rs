@@ -99,7 +99,7 @@ impl Pipe {
     /// connection: to announce it, or to carry what we owe. For what the peer owes,
     /// the peer does (P-27).
     pub(crate) fn calls_for_stream(&self, us: Side) -> bool {
-        let unannounced = self.id.opener() == us && !self.seen;
+        let unannounced = self.id.opener() == us && !self.is_known();
         unannounced && self.needs_stream() || self.send.owes_stream()
     }
 

@@ -52,6 +52,8 @@ impl Cost {
         world.network.pave(1, road, road);
         let mut config = world::quick();
         config.max_pipes(pipes.max(1)).probe_interval(Duration::from_secs(60));
+        // Not for want of streams are they left asleep.
+        config.initial_streams(pipes.max(64));
         let server = world.server(config.clone(), |_| {});
         let client = world.client(1, config, |_| {});
         let (ours, theirs) = world.session(&client, &server).await;
