@@ -7,7 +7,6 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{Process, World, connect, echo, full, payload, tcp_server};
@@ -85,24 +84,28 @@ fn forward_beside_ssh() {
     ssh.wait_for("up");
 
     let (count, bytes, rounds) =
-        if full() { (5000, payload(512 << 20), 5) } else { (50, payload(8 << 20), 1) };
-    let mut table = [Vec::new(), Vec::new(), Vec::new()];
+        if full() { (5000, payload(512 << 20), 7) } else { (50, payload(8 << 20), 1) };
+    let mut table = [const { (Vec::new(), Vec::new()) }; 3];
     for _ in 0..rounds {
         // In turn, so that what else the machine does is shared.
         let ways = [[echo, sink], theirs, ours];
-        for (row, [echo, sink]) in table.iter_mut().zip(ways) {
-            row.push((upload(sink, &bytes), median_round_trip(echo, count)));
-            thread::yield_now();
+        for ((rates, times), [echo, sink]) in table.iter_mut().zip(ways) {
+            rates.push(upload(sink, &bytes));
+            times.push(median_round_trip(echo, count).as_secs_f64() * 1e6);
         }
     }
-    println!("| way | upload, MiB/s (median of {rounds}) | 64 B round trip, us |");
+    println!("| medians of {rounds} (least to most) | upload, MiB/s | 64 B round trip, us |");
     println!("|---|---|---|");
-    for (row, name) in table.iter_mut().zip(["TCP itself", "ssh -L", "evermux forward -L"]) {
-        let mut rates: Vec<f64> = row.iter().map(|(rate, _)| *rate).collect();
-        let mut times: Vec<Duration> = row.iter().map(|(_, time)| *time).collect();
-        rates.sort_by(f64::total_cmp);
-        times.sort();
-        let (rate, time) = (rates[rounds / 2], times[rounds / 2]);
-        println!("| {name} | {rate:.0} | {} |", time.as_micros());
+    for ((rates, times), name) in
+        table.iter_mut().zip(["TCP itself", "ssh -L", "evermux forward -L"])
+    {
+        println!("| {name} | {} | {} |", spread(rates), spread(times));
     }
+}
+
+/// Median, least and most.
+fn spread(values: &mut [f64]) -> String {
+    values.sort_by(f64::total_cmp);
+    let [median, least, most] = [values.len() / 2, 0, values.len() - 1].map(|at| values[at]);
+    format!("{median:.0} ({least:.0} to {most:.0})")
 }
