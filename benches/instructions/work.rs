@@ -26,7 +26,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// What is sent is some times these, so that windows are full most of the time.
-const SETTINGS: Settings = Settings {
+pub const SETTINGS: Settings = Settings {
     ahead: 1 << 20,
     stream: 1 << 20,
     connection: 64 << 20,
@@ -60,11 +60,13 @@ pub const COUNTED: &str = "transfer_counted";
 /// By this name callgrind knows when to count.
 #[inline(never)]
 fn transfer_counted<T: Twin>(runtime: &Runtime, ends: [Ends<T>; 2], case: &'static Case) {
-    runtime.block_on(transfer::<T>(ends, case));
+    let [(writer, near_reader), (far_writer, reader)] = ends;
+    runtime.block_on(transfer(writer, reader, case));
+    drop((near_reader, far_writer));
 }
 
-async fn transfer<T: Twin>(ends: [Ends<T>; 2], case: &'static Case) {
-    let [(mut writer, near_reader), (far_writer, mut reader)] = ends;
+/// Writes and reads as much as the case says, and the end.
+pub async fn transfer(mut writer: impl Write, mut reader: impl Read, case: &'static Case) {
     let writing = tokio::spawn(async move {
         let chunk = Bytes::from(vec![7; case.len]);
         for _ in 0..case.bytes / case.len {
@@ -82,5 +84,5 @@ async fn transfer<T: Twin>(ends: [Ends<T>; 2], case: &'static Case) {
         read += chunk.len();
     }
     assert_eq!(read, case.bytes);
-    drop((writing.await, near_reader, far_writer));
+    drop(writing.await);
 }
