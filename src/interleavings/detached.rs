@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use shuttle::thread;
 
 use super::{block_on, exhaust, explore};
@@ -36,9 +36,8 @@ fn pipe(host: &Arc<Host>, capacity: usize) -> Arc<PipeShared> {
 fn write(pipe: &Arc<PipeShared>, len: usize) -> Result<(), WriteError> {
     let mut left = Bytes::from_static(&ZEROS[..len]);
     while !left.is_empty() {
-        let chunk = left.clone();
-        let taken = poll_fn(|cx| pipe.poll_write(cx, chunk.len(), |len| chunk.slice(..len)));
-        let _ = left.split_to(block_on(taken)?);
+        let taken = block_on(poll_fn(|cx| pipe.poll_write(cx, left.clone())))?;
+        left.advance(taken);
     }
     Ok(())
 }

@@ -139,7 +139,7 @@ impl PipeShared {
                 wake(&mut state.writer);
                 return Poll::Ready(());
             }
-            match tx.poll_write(cx, &chunk) {
+            match tx.poll_write(cx, chunk) {
                 Poll::Pending => {
                     park(&mut tx.pump, cx);
                     return Poll::Pending;
@@ -366,7 +366,7 @@ impl PipeShared {
         let mut cx = Context::from_waker(Waker::noop());
         if state.core.send.is_caught_up() {
             let position_left = !tx.is_positioned();
-            if position_left && !matches!(tx.poll_write(&mut cx, &Bytes::new()), Poll::Ready(Ok(_)))
+            if position_left && !matches!(tx.poll_write(&mut cx, Bytes::new()), Poll::Ready(Ok(_)))
             {
                 self.hand_pump_over(state);
                 return;

@@ -92,7 +92,7 @@ impl PipeShared {
             if through && !fin && (early.tx.header.is_empty() || !opener) {
                 return;
             }
-            match early.tx.poll_write(&mut cx, &chunk) {
+            match early.tx.poll_write(&mut cx, chunk) {
                 Poll::Ready(Ok(taken)) => early.sent += taken as u64,
                 Poll::Ready(Err(_)) => {
                     // The other direction may go on.

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::io::ReadBuf;
 
 use super::early::Early;
@@ -19,7 +19,7 @@ use super::manner::Manner;
 use super::streams::{CHUNK_MAX, Rx, Tx};
 use crate::error::{ReadError, SessionError, WriteError};
 use crate::id::{Epoch, PipeId, Side};
-use crate::proto::{Pipe, ReadEnd, WriteEnd, shared_part};
+use crate::proto::{COALESCE_BELOW, Pipe, ReadEnd, WriteEnd, shared_part};
 use crate::quic::StreamGone;
 use crate::stats::PipeStats;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -127,48 +127,54 @@ impl PipeShared {
 
     // The writer.
 
-    /// Writes up to `len` bytes, which `chunk` supplies: given how many to
-    /// take, the chunk of that length.
+    /// Writes bytes from the front of `bytes`, and says how many.
     pub(crate) fn poll_write(
         self: &Arc<Self>,
         cx: &mut Context<'_>,
-        len: usize,
-        chunk: impl FnOnce(usize) -> Bytes,
+        bytes: impl Buf + Clone,
     ) -> Poll<Result<usize, WriteError>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.check_writable()?;
-        if len == 0 {
+        if !bytes.has_remaining() {
             return Poll::Ready(Ok(0));
         }
-        let room = self.reserve(state, len as u64, cx.waker());
+        let room = self.reserve(state, bytes.remaining() as u64, cx.waker());
         if room == 0 {
             park(&mut state.writer, cx);
             return Poll::Pending;
         }
-        let chunk = chunk(room);
         let taken = match &mut state.tx {
-            Some(tx) if !tx.pumping && !tx.gone => match tx.poll_write(cx, &chunk) {
-                Poll::Ready(Ok(taken)) => {
-                    // Nothing else can be unsent, so these are the bytes that
-                    // the stream took.
-                    state.core.send.write(keep(&chunk, taken));
-                    state.core.send.on_sent(taken as u64);
-                    taken
+            Some(tx) if !tx.pumping && !tx.gone => {
+                let chunk = bytes.clone().copy_to_bytes(room);
+                // A short one is copied once more by the buffer: the stream has this one
+                // for itself, and nobody need count who else does.
+                let shared = (room >= COALESCE_BELOW).then(|| chunk.clone());
+                match tx.poll_write(cx, chunk) {
+                    Poll::Ready(Ok(taken)) => {
+                        // Nothing else can be unsent, so these are the bytes that
+                        // the stream took.
+                        match shared {
+                            Some(chunk) => state.core.send.write(keep(&chunk, taken)),
+                            None => state.core.send.write(bytes.take(taken)),
+                        }
+                        state.core.send.on_sent(taken as u64);
+                        taken
+                    }
+                    Poll::Ready(Err(StreamGone)) => {
+                        tx.gone = true;
+                        state.core.send.write(bytes.take(room));
+                        room
+                    }
+                    Poll::Pending => {
+                        park(&mut state.writer, cx);
+                        self.settle(state);
+                        return Poll::Pending;
+                    }
                 }
-                Poll::Ready(Err(StreamGone)) => {
-                    tx.gone = true;
-                    state.core.send.write(chunk);
-                    room
-                }
-                Poll::Pending => {
-                    park(&mut state.writer, cx);
-                    self.settle(state);
-                    return Poll::Pending;
-                }
-            },
+            }
             _ => {
-                state.core.send.write(chunk);
+                state.core.send.write(bytes.take(room));
                 room
             }
         };

@@ -92,7 +92,7 @@ impl Tx {
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        chunk: &Bytes,
+        chunk: Bytes,
     ) -> Poll<Result<usize, StreamGone>> {
         while !self.header.is_empty() {
             let mut chunks = [self.header.clone(), chunk.clone()];
@@ -111,7 +111,7 @@ impl Tx {
         if chunk.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        self.stream.poll_write(cx, &mut [chunk.clone()])
+        self.stream.poll_write(cx, &mut [chunk])
     }
 }
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 use super::{Handle, PipeShared};
@@ -161,14 +161,11 @@ impl BackedWriter {
     }
 
     fn poll_copy(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, WriteError>> {
-        let len = buf.len().min(COPY_MAX);
-        self.shared.poll_write(cx, len, |taken| Bytes::copy_from_slice(&buf[..taken]))
+        self.shared.poll_write(cx, &buf[..buf.len().min(COPY_MAX)])
     }
 
     fn poll_chunk(&self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<Result<(), WriteError>> {
-        self.shared.poll_write(cx, chunk.len(), |taken| chunk.slice(..taken)).map_ok(|taken| {
-            let _ = chunk.split_to(taken);
-        })
+        self.shared.poll_write(cx, chunk.clone()).map_ok(|taken| chunk.advance(taken))
     }
 }
 
@@ -194,16 +191,7 @@ impl AsyncWrite for BackedWriter {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let len = bufs.iter().map(|buf| buf.len()).sum::<usize>().min(COPY_MAX);
-        let gather = |taken: usize| {
-            let mut chunk = BytesMut::with_capacity(taken);
-            for buf in bufs {
-                let part = buf.len().min(taken - chunk.len());
-                chunk.extend_from_slice(&buf[..part]);
-            }
-            chunk.freeze()
-        };
-        self.shared.poll_write(cx, len, gather).map_err(io::Error::from)
+        self.shared.poll_write(cx, Slices::of(bufs)).map_err(io::Error::from)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -220,5 +208,44 @@ impl AsyncWrite for BackedWriter {
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shared.finish();
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Slices of the application's, one after the other, as far as one call copies them.
+#[derive(Clone, Copy)]
+struct Slices<'a> {
+    /// The first of them, from where it is at; empty only at the end.
+    first: &'a [u8],
+    rest: &'a [IoSlice<'a>],
+    /// Of all bytes.
+    left: usize,
+}
+
+impl<'a> Slices<'a> {
+    fn of(slices: &'a [IoSlice<'a>]) -> Self {
+        let len = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        let mut all = Self { first: &[], rest: slices, left: len.min(COPY_MAX) };
+        all.advance(0);
+        all
+    }
+}
+
+impl Buf for Slices<'_> {
+    fn remaining(&self) -> usize {
+        self.left
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.first[..self.first.len().min(self.left)]
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        self.left -= count;
+        while count >= self.first.len() {
+            count -= self.first.len();
+            let Some((first, rest)) = self.rest.split_first() else { break };
+            (self.first, self.rest) = (first, rest);
+        }
+        self.first = &self.first[count..];
     }
 }

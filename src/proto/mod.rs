@@ -42,6 +42,7 @@ pub(crate) use budget::{Budget, PIPE_SHARE, shared_part};
 pub(crate) use early::EarlyClaim;
 pub(crate) use pipe::{Outgoing, PeerView, Pipe};
 pub(crate) use recv::ReadEnd;
+pub(crate) use replay::COALESCE_BELOW;
 pub(crate) use resume::PeerTable;
 pub(crate) use send::WriteEnd;
 pub(crate) use session::{Accepted, Located, SessionCore};

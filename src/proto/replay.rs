@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Writes shorter than this are copied together into one segment, so that a
 /// million one-byte writes cost a megabyte and not a million allocations. Longer
 /// ones are kept as they are, without a copy.
-const COALESCE_BELOW: usize = 2048;
+pub(crate) const COALESCE_BELOW: usize = 2048;
 
 /// Size at which a segment of coalesced writes is sealed: the unit in which
 /// their memory is given back.
@@ -51,19 +51,21 @@ impl ReplayBuffer {
     }
 
     /// Adds bytes at the end.
-    pub(crate) fn push(&mut self, bytes: Bytes) {
-        let len = bytes.len() as u64;
-        if bytes.len() < COALESCE_BELOW {
-            self.tail.extend_from_slice(&bytes);
-            self.end += len;
-            if self.tail.len() >= SEGMENT_LEN {
+    pub(crate) fn push(&mut self, mut bytes: impl Buf) {
+        let len = bytes.remaining();
+        if len < COALESCE_BELOW {
+            if self.tail.len() + len > SEGMENT_LEN {
                 self.seal();
+                // Where so much came, more will: no growing by and by.
+                self.tail = BytesMut::with_capacity(SEGMENT_LEN);
             }
+            self.tail.reserve(len);
+            self.tail.put(bytes);
         } else {
             self.seal();
-            self.segments.push_back((self.end, bytes));
-            self.end += len;
+            self.segments.push_back((self.end, bytes.copy_to_bytes(len)));
         }
+        self.end += len as u64;
     }
 
     /// Lets go of all bytes before `offset`. The caller has checked that it

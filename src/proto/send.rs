@@ -1,6 +1,6 @@
 //! The sending half of a pipe.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::replay::ReplayBuffer;
 use crate::id::PipeId;
@@ -127,8 +127,8 @@ impl SendHalf {
     }
 
     /// Adds bytes; the caller keeps to [`room`](Self::room).
-    pub(crate) fn write(&mut self, bytes: Bytes) {
-        debug_assert!(bytes.len() as u64 <= self.room(), "the writer keeps to the room");
+    pub(crate) fn write(&mut self, bytes: impl Buf) {
+        debug_assert!(bytes.remaining() as u64 <= self.room(), "the writer keeps to the room");
         self.replay.push(bytes);
     }
 
