@@ -76,10 +76,10 @@ impl ControlWriter {
         while !self.queued.is_empty() {
             // Copied, so that a dropped future leaves the queue as it is:
             // control frames are few and short.
-            let front = Bytes::copy_from_slice(&self.queued);
-            let taken =
-                poll_fn(|cx| self.stream.poll_write(cx, std::slice::from_mut(&mut front.clone())))
-                    .await?;
+            let taken = poll_fn(|cx| {
+                self.stream.poll_write(cx, &mut [Bytes::copy_from_slice(&self.queued)])
+            })
+            .await?;
             self.queued.advance(taken);
         }
         Ok(())

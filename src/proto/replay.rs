@@ -153,7 +153,7 @@ mod tests {
                     Op::Push(len) => {
                         let bytes: Vec<u8> = (log.len()..log.len() + len).map(|i| (i * 31 % 251) as u8).collect();
                         log.extend_from_slice(&bytes);
-                        buffer.push(bytes.into());
+                        buffer.push(&bytes[..]);
                     }
                     Op::Trim(by) => {
                         start = (start + by as usize).min(log.len());

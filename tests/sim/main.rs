@@ -91,6 +91,7 @@
 use std::env;
 use std::process::Command;
 
+mod acks;
 mod congestion;
 mod datagrams;
 mod dice;

@@ -1,0 +1,175 @@
+//! What acks of the session cost, beside the packets of what they acknowledge, and what
+//! is kept for the lack of them.
+//!
+//! ```text
+//! cargo test --release --test sim cost_of_acks -- --nocapture
+//! ```
+//!
+//! For another interval, change `ACK_EVERY_MAX` (`src/proto/recv.rs`).
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use evermux::{CloseCode, Session, SessionConfig};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::field::{Field, Visit};
+use tracing::span;
+
+use crate::congestion::{HOST, Path, read, write};
+use crate::world::{self, World};
+
+/// Counts frames of acks that are sent, by what the crate logs.
+#[derive(Clone, Default)]
+struct AckFrames(Arc<AtomicU64>);
+
+impl AckFrames {
+    fn so_far(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl tracing::Subscriber for AckFrames {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "evermux::control"
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut said = Said::default();
+        event.record(&mut said);
+        if said.acks && said.sent {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// A line in the log.
+#[derive(Default)]
+struct Said {
+    acks: bool,
+    sent: bool,
+}
+
+impl Visit for Said {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.acks |= field.name() == "frame" && value == "ACKS";
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.sent |= field.name() == "message" && format!("{value:?}") == "send";
+    }
+}
+
+/// How long is looked at, once slow start is over.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What acks cost while an upload goes on.
+struct Cost {
+    /// Of the upload, in a second.
+    mib: f64,
+    /// In a second: of QUIC, in both ways, and frames of acks.
+    packets: f64,
+    frames: f64,
+    /// For replay, on average.
+    kept: u64,
+    /// Once more, in a resume.
+    replayed: u64,
+}
+
+impl Cost {
+    /// In percent, if each frame has a packet to itself.
+    fn share(&self) -> f64 {
+        self.frames * 100.0 / self.packets
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mib, packets, frames, .. } = self;
+        let share = self.share();
+        let [kept, replayed] = [self.kept, self.replayed].map(|bytes| bytes / 1024);
+        write!(f, "{mib:.2} | {packets:.0} | {frames:.1} | {share:.2} | {kept} | {replayed}")
+    }
+}
+
+/// An upload in so many pipes.
+async fn upload(world: World, path: Path, pipes: usize, acks: AckFrames) -> Cost {
+    world.network.pave(HOST, path.conditions(), path.conditions());
+    let server = world.server(SessionConfig::default(), |_| {});
+    let client = world.client(HOST, SessionConfig::default(), |_| {});
+    let (near, far) = world.session(&client, &server).await;
+    let (mut playing, count) = (JoinSet::new(), Arc::new(AtomicU64::new(0)));
+    let mut held = Vec::new();
+    for _ in 0..pipes {
+        let (near_reader, writer) = near.open_pipe("").expect("few are open").into_split();
+        playing.spawn(write(writer));
+        let pipe = far.accept_pipe().await.expect("a live session").expect("a pipe");
+        let (reader, far_writer) = pipe.into_split();
+        playing.spawn(read(reader, count.clone()));
+        held.push((near_reader, far_writer));
+    }
+    sleep(LOOK / 2).await;
+    let so_far =
+        || [count.load(Ordering::Relaxed), world.network.counts().0, acks.so_far()];
+    let (before, kept) = (so_far(), mean_kept(&near).await);
+    let after = so_far();
+    let [bytes, packets, frames] =
+        [0, 1, 2].map(|of: usize| (after[of] - before[of]) as f64 / LOOK.as_secs_f64());
+    near.reconnect().await.expect("a live session");
+    sleep(LOOK).await;
+    let replayed = near.stats().bytes_replayed;
+    for session in [&near, &far] {
+        session.close(CloseCode::DONE, b"");
+        session.closed().await;
+    }
+    playing.shutdown().await;
+    Cost { mib: bytes / 1_048_576.0, packets, frames, kept, replayed }
+}
+
+/// What `session` keeps for replay, on average, for as long as is looked.
+async fn mean_kept(session: &Session) -> u64 {
+    /// Not in step with anything.
+    const STEP: Duration = Duration::from_millis(7);
+    let steps = LOOK.as_millis() / STEP.as_millis();
+    let mut sum = 0;
+    for _ in 0..steps {
+        sum += session.stats().bytes_kept;
+        sleep(STEP).await;
+    }
+    sum / steps as u64
+}
+
+#[test]
+fn the_cost_of_acks_is_below_a_hundredth_of_the_packets_in_bulk() {
+    println!(
+        "| path | pipes | MiB/s | packets/s | frames of acks/s | % | kept, KiB | replayed, KiB |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for mbits in [1, 10, 100] {
+        for pipes in [1, 100] {
+            let path = Path { mbits, round_trip: Duration::from_millis(40), queue: 10, loss: 0 };
+            let acks = AckFrames::default();
+            let counting = tracing::subscriber::set_default(acks.clone());
+            let play = |world| upload(world, path, pipes, acks);
+            let cost = world::run(1, false, play).result.expect("it ends well");
+            drop(counting);
+            println!("| {path} | {pipes} | {cost} |");
+            assert!(cost.frames > 0.0);
+            assert!(cost.share() < 1.0 || mbits < 100, "{path}, {pipes} pipes: {cost}");
+        }
+    }
+}
