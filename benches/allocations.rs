@@ -143,11 +143,8 @@ async fn there_and_back<T: Twin>() -> Counts {
 }
 
 fn print(name: &str, evermux: &Counts, quinn: &Counts) {
-    let pairs = [
-        (evermux.write, quinn.write),
-        (evermux.read, quinn.read),
-        (evermux.tasks, quinn.tasks),
-    ];
+    let pairs =
+        [(evermux.write, quinn.write), (evermux.read, quinn.read), (evermux.tasks, quinn.tasks)];
     let pairs = pairs.map(|(evermux, quinn)| format!("{evermux:.3}, {quinn:.3}"));
     println!("| {name} | {} |", pairs.join(" | "));
 }
@@ -155,7 +152,9 @@ fn print(name: &str, evermux: &Counts, quinn: &Counts) {
 fn main() {
     let runtime = || Builder::new_current_thread().enable_all().build().expect("a runtime");
     let run = |task: &dyn Fn(&Runtime) -> Counts| task(&runtime());
-    println!("| allocations (evermux, quinn) | of a write | of a read | of tasks, for each write |");
+    println!(
+        "| allocations (evermux, quinn) | of a write | of a read | of tasks, for each write |"
+    );
     println!("|---|---|---|---|");
     for case in CASES {
         let evermux = run(&|runtime| runtime.block_on(bulk::<Evermux>(case)));

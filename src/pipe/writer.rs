@@ -249,3 +249,32 @@ impl Buf for Slices<'_> {
         self.first = &self.first[count..];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_gathered_from_wherever_they_lie_up_to_what_one_call_copies() {
+        let long = vec![7; COPY_MAX];
+        for parts in [
+            &[][..],
+            &[&b""[..]],
+            &[b"", b"a", b"", b"", b"bc", b""],
+            &[&long],
+            &[b"abc", &long, b"more"],
+        ] {
+            let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+            let all = parts.concat();
+            let all = &all[..all.len().min(COPY_MAX)];
+            for room in [0, 1, 2, 3, 4, all.len()] {
+                let room = room.min(all.len());
+                let mut bytes = Slices::of(&slices);
+                assert_eq!(bytes.remaining(), all.len());
+                assert_eq!(bytes.copy_to_bytes(room), all[..room]);
+                assert_eq!(bytes.copy_to_bytes(all.len() - room), all[room..]);
+                assert!(!bytes.has_remaining() && bytes.chunk().is_empty());
+            }
+        }
+    }
+}

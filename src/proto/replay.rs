@@ -187,6 +187,20 @@ mod tests {
         assert_eq!(buffer.segments.len(), 8, "sealed, and a segment of its own");
     }
 
+    /// A segment of many short writes takes its memory once, all of it.
+    #[test]
+    fn short_writes_by_the_thousand_fill_segments_to_the_end() {
+        let mut buffer = ReplayBuffer::default();
+        for _ in 0..100_000 {
+            buffer.push(&[1; 100][..]);
+            if buffer.end() > SEGMENT_LEN as u64 {
+                assert_eq!(buffer.tail.capacity(), SEGMENT_LEN);
+            }
+        }
+        let fit = SEGMENT_LEN / 100 * 100;
+        assert!(buffer.segments.iter().all(|(_, segment)| segment.len() == fit));
+    }
+
     #[test]
     fn long_writes_are_kept_without_a_copy() {
         for len in [COALESCE_BELOW, 100_000] {

@@ -123,8 +123,7 @@ async fn upload(world: World, path: Path, pipes: usize, acks: AckFrames) -> Cost
         held.push((near_reader, far_writer));
     }
     sleep(LOOK / 2).await;
-    let so_far =
-        || [count.load(Ordering::Relaxed), world.network.counts().0, acks.so_far()];
+    let so_far = || [count.load(Ordering::Relaxed), world.network.counts().0, acks.so_far()];
     let (before, kept) = (so_far(), mean_kept(&near).await);
     let after = so_far();
     let [bytes, packets, frames] =
