@@ -24,8 +24,8 @@
 //!   such runs.
 //! - [`sleep`] puts the machines to sleep, and looks what they do when they wake.
 //! - [`recovery`] measures how soon bytes flow once the network is back, [`pace`]
-//!   what else takes how long, [`congestion`] how a path is shared, and [`fairness`]
-//!   what the pipes of a session do to each other.
+//!   what else takes how long, [`acks`] what they cost, [`congestion`] how a path is
+//!   shared, and [`fairness`] what the pipes of a session do to each other.
 //! - [`situations`] are the nineteen of the design, each by name, swept over the
 //!   moments at which they can happen.
 //!
