@@ -213,7 +213,7 @@ impl RecvStream {
 /// A QUIC connection. Its handshake is complete, unless there is a [`Completion`]
 /// that says when it is.
 #[derive(Clone, Debug)]
-pub(crate) struct Connection(quinn::Connection);
+pub(crate) struct Connection(quinn::Connection, Arc<Courtesy>);
 
 impl Connection {
     pub(crate) async fn open_bi(&self) -> Result<(SendStream, RecvStream), Lost> {
@@ -246,9 +246,7 @@ impl Connection {
 
     /// Ends the connection; what is under way is lost.
     pub(crate) fn close(&self, code: LinkCode, reason: &[u8]) {
-        if let Some(courtesy) = Courtesy::of(&self.0) {
-            courtesy.leave();
-        }
+        self.1.leave();
         self.0.close(varint(code.to_wire()), reason);
     }
 
@@ -257,33 +255,26 @@ impl Connection {
     /// answer to a new packet shows that the old ones are lost. QUIC's own probes are
     /// not subject to the window either (RFC 9002 section 7.5), but become rare.
     pub(crate) fn expect_loss(&self) {
-        if let Some(courtesy) = Courtesy::of(&self.0) {
-            courtesy.expect_loss();
-        }
+        self.1.expect_loss();
     }
 
     /// Waits until something is acknowledged that was sent while
     /// [losses were expected](Self::expect_loss).
     pub(crate) async fn revived(&self) {
-        match Courtesy::of(&self.0) {
-            Some(courtesy) => courtesy.revived().await,
-            None => std::future::pending().await,
-        }
+        self.1.revived().await;
     }
 
     /// Somebody waits for small things that this connection carries: for the next
     /// seconds it is not to fill the queue of its path beyond need.
     pub(crate) fn keep_queue_short(&self) {
-        if let Some(courtesy) = Courtesy::of(&self.0) {
-            courtesy.keep_queue_short();
-        }
+        self.1.keep_queue_short();
     }
 
     /// How often the peer has acknowledged something that it had not before: grows
     /// while what is sent arrives. (ACK frames alone show nothing: they come with what
     /// the peer sends by itself, too.)
     pub(crate) fn acks_received(&self) -> u64 {
-        Courtesy::of(&self.0).map_or(0, |courtesy| courtesy.acks())
+        self.1.acks()
     }
 
     pub(crate) fn remote_addr(&self) -> SocketAddr {
@@ -323,7 +314,7 @@ impl Connection {
 
 /// A client's connection whose handshake has begun.
 #[derive(Debug)]
-pub(crate) struct Handshake(quinn::Connecting);
+pub(crate) struct Handshake(quinn::Connecting, Arc<Courtesy>);
 
 impl Handshake {
     /// The connection, to be used before its handshake is complete: with a ticket of
@@ -331,15 +322,15 @@ impl Handshake {
     pub(crate) fn early(self) -> Result<(Connection, Completion), Self> {
         match self.0.into_0rtt() {
             Ok((connection, accepted)) => {
-                Ok((Connection(connection), Completion { accepted, complete: None }))
+                Ok((Connection(connection, self.1), Completion { accepted, complete: None }))
             }
-            Err(connecting) => Err(Self(connecting)),
+            Err(connecting) => Err(Self(connecting, self.1)),
         }
     }
 
     /// The connection, once its handshake is complete.
     pub(crate) async fn complete(self) -> Result<Connection, Lost> {
-        Ok(Connection(self.0.await?))
+        Ok(Connection(self.0.await?, self.1))
     }
 }
 
@@ -461,7 +452,9 @@ impl Dialler {
             EarlyData::Allowed => config.eager.clone(),
             EarlyData::Withheld => config.sparing.clone(),
         };
-        let transport = config.transport.to_quinn(last_rtt, self.binding.max_udp_payload);
+        let courtesy = Arc::default();
+        let max_udp_payload = self.binding.max_udp_payload;
+        let transport = config.transport.to_quinn(last_rtt, max_udp_payload, &courtesy);
         quic.transport_config(Arc::new(transport));
         let connecting =
             self.endpoint.connect_with(quic, remote, server_name).map_err(|error| match error {
@@ -469,7 +462,7 @@ impl Dialler {
                 quinn::ConnectError::InvalidRemoteAddress(_) => DialFailed::Address,
                 other => DialFailed::Lost(Lost::Transport(other.to_string())),
             })?;
-        Ok(Handshake(connecting))
+        Ok(Handshake(connecting, courtesy))
     }
 
     /// Waits until all connections have said goodbye.
@@ -537,7 +530,13 @@ impl ClientQuic {
 }
 
 impl Transport {
-    fn to_quinn(&self, last_rtt: Option<Duration>, max_udp_payload: u16) -> quinn::TransportConfig {
+    fn to_quinn(
+        &self,
+        last_rtt: Option<Duration>,
+        max_udp_payload: u16,
+        courtesy: &Arc<Courtesy>,
+    ) -> quinn::TransportConfig {
+        let (control, courtesy) = (self.congestion, courtesy.clone());
         let mut config = quinn::TransportConfig::default();
         let mut discovery = quinn::MtuDiscoveryConfig::default();
         discovery.upper_bound(max_udp_payload);
@@ -553,7 +552,7 @@ impl Transport {
             // one that was blocked first not until all others are idle.
             .send_window(u64::MAX)
             .datagram_receive_buffer_size(None)
-            .congestion_controller_factory(Arc::new(CourteousFactory(self.congestion)));
+            .congestion_controller_factory(Arc::new(CourteousFactory { control, courtesy }));
         let idle = VarInt::from_u64(self.idle_timeout.as_millis() as u64).unwrap_or(VarInt::MAX);
         config.max_idle_timeout(Some(idle.into()));
         if let Some(rtt) = last_rtt {

@@ -31,7 +31,7 @@ use crate::config::CongestionControl;
 /// Nor in the way of small things that somebody waits for: see [`Shallow`].
 struct Courteous {
     inner: Box<dyn Controller>,
-    /// Shared by all clones.
+    /// Shared by all paths of the connection.
     courtesy: Arc<Courtesy>,
     silence: Silence,
     /// Bytes in flight as of the last ack, and sent since.
@@ -59,12 +59,6 @@ pub(super) struct Courtesy {
 }
 
 impl Courtesy {
-    /// That of a connection whose transport was made with [`CourteousFactory`].
-    pub(super) fn of(connection: &quinn::Connection) -> Option<Arc<Self>> {
-        let controller = connection.congestion_state().into_any();
-        controller.downcast::<Courteous>().ok().map(|controller| controller.courtesy)
-    }
-
     /// Only a farewell is sent from now on.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
@@ -111,11 +105,16 @@ const NUDGE_INTERVAL: Duration = Duration::from_millis(10);
 /// be the alternative.
 const REVIVAL: u64 = 10 * NUDGE;
 
-pub(super) struct CourteousFactory(pub(super) CongestionControl);
+/// For the paths of one connection. (quinn gives away nothing of a controller but a clone of
+/// it, so the connection has its courtesy from here.)
+pub(super) struct CourteousFactory {
+    pub(super) control: CongestionControl,
+    pub(super) courtesy: Arc<Courtesy>,
+}
 
 impl ControllerFactory for CourteousFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let inner: Arc<dyn ControllerFactory> = match self.0 {
+        let inner: Arc<dyn ControllerFactory> = match self.control {
             CongestionControl::Tolerant => Arc::new(TolerantFactory),
             CongestionControl::Cubic => Arc::new(CubicConfig::default()),
             CongestionControl::NewReno => Arc::new(NewRenoConfig::default()),
@@ -123,7 +122,7 @@ impl ControllerFactory for CourteousFactory {
         };
         Box::new(Courteous {
             inner: inner.build(now, current_mtu),
-            courtesy: Arc::default(),
+            courtesy: self.courtesy.clone(),
             silence: Silence::default(),
             in_flight: 0,
             revived_at: None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
 
+use super::courteous::Courtesy;
 use super::socket::{bind, endpoint};
 use super::{Completion, Connection, Handshake, Lost, varint};
 use crate::code::LinkCode;
@@ -18,7 +19,26 @@ use crate::tls::{ServerTls, TlsError};
 
 /// A server's socket.
 #[derive(Clone, Debug)]
-pub(crate) struct Listener(quinn::Endpoint);
+pub(crate) struct Listener(quinn::Endpoint, Arc<Terms>);
+
+/// On what terms connections are accepted.
+#[derive(Debug)]
+struct Terms {
+    server: quinn::ServerConfig,
+    transport: Transport,
+}
+
+impl Terms {
+    /// Those of one connection.
+    fn with(&self, courtesy: &Arc<Courtesy>) -> quinn::ServerConfig {
+        let mut server = self.server.clone();
+        // The client knows how large datagrams may be: what it says that it takes is a
+        // bound for what we send, too.
+        let transport = self.transport.to_quinn(None, UDP_PAYLOAD_MAX, courtesy);
+        server.transport_config(Arc::new(transport));
+        server
+    }
+}
 
 /// How long a server's stateless resets are spaced: not at all. The check of
 /// connection ids against our key keeps strangers from provoking them, and with
@@ -39,10 +59,8 @@ impl Listener {
         let crypto =
             QuicServerConfig::try_from(tls.config(max_sessions, early_data, environment)?)
                 .map_err(|error| BindError::Tls(TlsError::Other(error.to_string())))?;
-        let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        // The client knows how large they may be: what it says that it takes is a bound
-        // for what we send, too.
-        server.transport_config(Arc::new(transport.to_quinn(None, UDP_PAYLOAD_MAX)));
+        let server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let terms = Arc::new(Terms { server: server.clone(), transport: transport.clone() });
 
         // A restarted server must recognise the connection ids of its former
         // life and sign the resets that belong to them: both keys are stable.
@@ -64,13 +82,13 @@ impl Listener {
         sized
             .and_then(|_| bind(environment, local, transport))
             .and_then(|socket| endpoint(environment, config, Some(server), socket))
-            .map(Self)
+            .map(|endpoint| Self(endpoint, terms))
             .map_err(|source| BindError::Socket { local, source: Arc::new(source) })
     }
 
     /// The next connection attempt; `None` once closed.
     pub(crate) async fn accept(&self) -> Option<Attempt> {
-        self.0.accept().await.map(Attempt)
+        self.0.accept().await.map(|incoming| Attempt(incoming, self.1.clone()))
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -88,7 +106,7 @@ impl Listener {
 
 /// A connection attempt before any of its handshake was done.
 #[derive(Debug)]
-pub(crate) struct Attempt(quinn::Incoming);
+pub(crate) struct Attempt(quinn::Incoming, Arc<Terms>);
 
 impl Attempt {
     pub(crate) fn remote_addr(&self) -> SocketAddr {
@@ -109,7 +127,9 @@ impl Attempt {
     /// before the [`Completion`] may be a repetition of what was sent before (RFC
     /// 8446 section 8).
     pub(crate) fn accept(self) -> Result<(Connection, Completion), Lost> {
-        match Handshake(self.0.accept()?).early() {
+        let courtesy = Arc::default();
+        let terms = Arc::new(self.1.with(&courtesy));
+        match Handshake(self.0.accept_with(terms)?, courtesy).early() {
             Ok(early) => Ok(early),
             // Not on the server's side, as quinn says.
             Err(_) => Err(Lost::Transport("no use before the handshake".into())),
