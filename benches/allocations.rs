@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 #[path = "twins/mod.rs"]
 mod twins;
@@ -142,26 +142,28 @@ async fn there_and_back<T: Twin>() -> Counts {
     Counts::of(carry).await
 }
 
-fn print(name: &str, evermux: &Counts, quinn: &Counts) {
+fn print(name: &str, evermux: Counts, quinn: Counts) {
     let pairs =
         [(evermux.write, quinn.write), (evermux.read, quinn.read), (evermux.tasks, quinn.tasks)];
-    let pairs = pairs.map(|(evermux, quinn)| format!("{evermux:.3}, {quinn:.3}"));
-    println!("| {name} | {} |", pairs.join(" | "));
+    let cells = pairs.map(|(evermux, quinn)| format!("{evermux:.3} | {quinn:.3}"));
+    println!("| {name} | {} |", cells.join(" | "));
+}
+
+/// On a runtime of its own, on this thread.
+fn alone(task: impl Future<Output = Counts>) -> Counts {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(task)
 }
 
 fn main() {
-    let runtime = || Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let run = |task: &dyn Fn(&Runtime) -> Counts| task(&runtime());
     println!(
-        "| allocations (evermux, quinn) | of a write | of a read | of tasks, for each write |"
+        "| writes of | of each write | quinn | of each read | quinn \
+         | of the tasks behind, for each write | quinn |"
     );
-    println!("|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     for case in CASES {
-        let evermux = run(&|runtime| runtime.block_on(bulk::<Evermux>(case)));
-        let quinn = run(&|runtime| runtime.block_on(bulk::<Quinn>(case)));
-        print(case.name, &evermux, &quinn);
+        print(case.name, alone(bulk::<Evermux>(case)), alone(bulk::<Quinn>(case)));
     }
-    let evermux = run(&|runtime| runtime.block_on(there_and_back::<Evermux>()));
-    let quinn = run(&|runtime| runtime.block_on(there_and_back::<Quinn>()));
-    print("64 B, there and back", &evermux, &quinn);
+    let (evermux, quinn) = (there_and_back::<Evermux>(), there_and_back::<Quinn>());
+    print("64 B, there and back", alone(evermux), alone(quinn));
 }
