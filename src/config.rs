@@ -354,7 +354,7 @@ pub(crate) const UDP_PAYLOAD_MAX: u16 = 6500;
 #[derive(Clone)]
 pub struct ClientConfig {
     pub(crate) tls: ClientTls,
-    pub(crate) session: SessionConfig,
+    pub(crate) session: Arc<SessionConfig>,
     pub(crate) reconnect: ReconnectPolicy,
     pub(crate) attempt_timeout: Duration,
     pub(crate) dial_interval: Duration,
@@ -389,7 +389,7 @@ impl ClientConfig {
     pub fn new(tls: ClientTls) -> Self {
         Self {
             tls,
-            session: SessionConfig::default(),
+            session: Arc::default(),
             reconnect: ReconnectPolicy::default(),
             attempt_timeout: Duration::from_secs(10),
             dial_interval: Duration::from_millis(250),
@@ -406,7 +406,7 @@ impl ClientConfig {
 
     /// Settings of every session.
     pub fn session(&mut self, session: SessionConfig) -> &mut Self {
-        self.session = session;
+        self.session = Arc::new(session);
         self
     }
 
@@ -567,7 +567,7 @@ impl ClientConfig {
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     pub(crate) tls: ServerTls,
-    pub(crate) session: SessionConfig,
+    pub(crate) session: Arc<SessionConfig>,
     pub(crate) limits: Limits,
     pub(crate) linger: Duration,
     pub(crate) handshake_timeout: Duration,
@@ -581,7 +581,7 @@ impl ServerConfig {
     pub fn new(tls: ServerTls) -> Self {
         Self {
             tls,
-            session: SessionConfig::default(),
+            session: Arc::default(),
             limits: Limits::default(),
             linger: Duration::from_secs(24 * 3600),
             handshake_timeout: Duration::from_secs(10),
@@ -593,7 +593,7 @@ impl ServerConfig {
 
     /// Settings of every session.
     pub fn session(&mut self, session: SessionConfig) -> &mut Self {
-        self.session = session;
+        self.session = Arc::new(session);
         self
     }
 

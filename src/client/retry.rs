@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::dial::Connected;
 use super::{ClientShared, Target};
 use crate::clock::{self, Instant, Moment, sleep, sleep_until};
 use crate::config::ClientConfig;
-use crate::driver::{Attach, Dialled};
+use crate::driver::{Attach, AttachSender, Dialled};
 use crate::error::{DialError, SessionError};
 use crate::event::{DetachCause, LinkState, SessionEvent};
 use crate::proto::Backoff;
@@ -35,7 +35,7 @@ pub(super) async fn keep_attached(
     client: Arc<ClientShared>,
     target: Target,
     session: Arc<SessionShared>,
-    attaches: mpsc::Sender<Box<Attach>>,
+    attaches: AttachSender,
 ) {
     let never = client.config.reconnect.is_never();
     let needy = |session: &SessionShared| match session.link_state() {
@@ -69,7 +69,7 @@ pub(super) async fn keep_attached(
         };
         if let Err(error) = outage.end(&attaches).await {
             // The session may have ended by itself in the meantime.
-            let _ = attaches.send(Box::new(Attach::GiveUp(error))).await;
+            let _ = attaches.send(Box::new(Attach::GiveUp(error)));
             return;
         }
     }
@@ -111,7 +111,7 @@ struct Outage<'a> {
 
 impl Outage<'_> {
     /// Tries until the session is attached again, or has ended.
-    async fn end(mut self, attaches: &mpsc::Sender<Box<Attach>>) -> Result<(), SessionError> {
+    async fn end(mut self, attaches: &AttachSender) -> Result<(), SessionError> {
         let policy = &self.client.config.reconnect;
         let mut backoff = Backoff::new(policy.first, policy.max);
         let mut attempt = 0;
@@ -177,11 +177,7 @@ impl Outage<'_> {
         sleep_until(Some(began + GRACE)).await;
     }
 
-    async fn attempt(
-        &self,
-        attaches: &mpsc::Sender<Box<Attach>>,
-        deadline: Instant,
-    ) -> Result<(), DialError> {
+    async fn attempt(&self, attaches: &AttachSender, deadline: Instant) -> Result<(), DialError> {
         let rtt = self.session.rtt().or_else(|| self.session.last_rtt()).unwrap_or_default();
         let renewal = dial_interval(&self.client.config, self.lasted(), rtt);
         let again = &self.session.redial;
@@ -193,7 +189,7 @@ impl Outage<'_> {
         };
         let (outcome, told) = oneshot::channel();
         let dialled = Dialled { connection, dialler, early, deadline, outcome };
-        if attaches.send(Box::new(Attach::Dialled(dialled))).await.is_err() {
+        if attaches.send(Box::new(Attach::Dialled(dialled))).is_err() {
             return Ok(());
         }
         // Dropped unsaid if the session has ended.

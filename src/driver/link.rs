@@ -234,8 +234,6 @@ impl Driver {
             let step = tokio::select! {
                 biased;
                 lost = link.connection.closed() => Err(LinkEnd::Lost(lost)),
-                // If the role is gone, the session lives as long as this link.
-                Some(attach) = self.attaches.recv() => Err(LinkEnd::Attach(attach)),
                 () = sleep_until(timer) => self.on_timer(link),
                 () = shared.host.wake.notified() => self.on_wake(link),
                 flushed = link.writer.flush(), if !link.writer.is_empty() => {
@@ -318,6 +316,10 @@ impl Driver {
     }
 
     fn on_wake(&mut self, link: &mut Link) -> Result<(), LinkEnd> {
+        // If the role is gone, the session lives as long as this link.
+        if let Ok(attach) = self.attaches.try_recv() {
+            return Err(LinkEnd::Attach(attach));
+        }
         if let Some(end) = self.take_requests(Some(link.epoch)) {
             return Err(end);
         }

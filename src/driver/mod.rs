@@ -13,9 +13,11 @@
 //! - [`link`] runs an attached connection: control frames, streams.
 //! - [`liveness`] says whether the server can be reached (client).
 //! - [`early`] is what a client says before that is possible (0-RTT).
+//! - [`attaches`] is the way for new connections, from the role to here.
 //! - [`resume`] brings a new connection from the role (the
 //!   client's dialler, the server's accept loop) to attached.
 
+mod attaches;
 mod begin;
 mod early;
 mod link;
@@ -25,8 +27,10 @@ mod resume;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
+use self::attaches::AttachReceiver;
+pub(crate) use self::attaches::AttachSender;
 pub(crate) use self::begin::{Beginnings, Begun};
 pub(crate) use self::early::{EarlyFlight, EarlyStreams};
 pub(crate) use self::resume::{Attach, Dialled, Resumed};
@@ -61,18 +65,14 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 /// still while the machine sleeps.
 const LINGER_LOOK: Duration = Duration::from_secs(60);
 
-/// New connections on their way to a driver. They are few, and a newer one
-/// makes the older ones moot. Boxed: tokio keeps room for 32, of every session.
-const ATTACH_BACKLOG: usize = 4;
-
 /// Called when the session has ended, before waiters are told.
 type OnEnd = Box<dyn FnOnce(&SessionError) + Send>;
 
 /// A session's task, before it runs.
 pub(crate) struct Driver {
     shared: Arc<SessionShared>,
-    config: SessionConfig,
-    attaches: mpsc::Receiver<Box<Attach>>,
+    config: Arc<SessionConfig>,
+    attaches: AttachReceiver,
     /// Server: how long to stay without a connection.
     linger: Option<Duration>,
     /// The peer has shown that it knows of the session.
@@ -111,11 +111,11 @@ impl Driver {
     /// The driver of a new session, and where its role brings new connections.
     pub(crate) fn new(
         shared: Arc<SessionShared>,
-        config: SessionConfig,
+        config: Arc<SessionConfig>,
         linger: Option<Duration>,
         on_end: impl FnOnce(&SessionError) + Send + 'static,
-    ) -> (Self, mpsc::Sender<Box<Attach>>) {
-        let (sender, attaches) = mpsc::channel(ATTACH_BACKLOG);
+    ) -> (Self, AttachSender) {
+        let (sender, attaches) = attaches::channel(shared.host.clone());
         let confirmed = shared.side == Side::Client;
         let on_end = Some(Box::new(on_end) as OnEnd);
         let driver = Self {
@@ -239,44 +239,37 @@ impl Driver {
         let linger = self.linger();
         let began = self.shared.moment();
         loop {
+            match self.attaches.try_recv() {
+                Ok(attach) => return LinkEnd::Attach(attach),
+                Err(TryRecvError::Disconnected) => return LinkEnd::Ended(orphaned()),
+                Err(TryRecvError::Empty) => {}
+            }
+            match self.take_requests(None) {
+                // Without a link there is nothing to give up.
+                None | Some(LinkEnd::Reconnect) => {}
+                Some(end) => return end,
+            }
+            // Acks, resets and streams wait for the next connection, whose attach looks
+            // at every pipe.
+            self.look_at_due();
             let shared = self.shared.clone();
             if std::mem::take(&mut self.network_changed) {
                 // The next connection is on a fresh socket anyway; now is the time.
                 shared.anew.notify_one();
             }
             let left = linger.map(|linger| linger.saturating_sub(shared.moment().since(began)));
+            if let Some(linger) = linger.filter(|_| left == Some(Duration::ZERO)) {
+                return LinkEnd::Ended(if self.close_sent {
+                    closed()
+                } else {
+                    SessionError::Expired { linger }
+                });
+            }
             let look = left.map(|left| clock::now() + left.min(LINGER_LOOK));
             tokio::select! {
                 biased;
-                attach = self.attaches.recv() => {
-                    return match attach {
-                        Some(attach) => LinkEnd::Attach(attach),
-                        None => LinkEnd::Ended(orphaned()),
-                    };
-                }
-                () = sleep_until(look) => {
-                    let Some(linger) = linger else { continue };
-                    if shared.moment().since(began) < linger {
-                        continue;
-                    }
-                    return LinkEnd::Ended(if self.close_sent {
-                        closed()
-                    } else {
-                        SessionError::Expired { linger }
-                    });
-                }
-                () = shared.host.wake.notified() => {
-                    if let Some(error) = self.take_requests(None) {
-                        match error {
-                            // Without a link there is nothing to give up.
-                            LinkEnd::Reconnect => {}
-                            end => return end,
-                        }
-                    }
-                    // Acks, resets and streams wait for the next connection,
-                    // whose attach looks at every pipe.
-                    self.look_at_due();
-                }
+                () = shared.host.wake.notified() => {}
+                () = sleep_until(look) => {}
             }
         }
     }

@@ -71,7 +71,8 @@ impl PipeShared {
         let header = state.core.header_at(self.side, epoch, start).encode();
         let tx = Tx::new(send, epoch, opener, header);
         tx.stream.set_priority(state.rank());
-        state.early = Some(Early { epoch, tx, rx, start, sent: start, most, trusted: false });
+        let early = Early { epoch, tx, rx, start, sent: start, most, trusted: false };
+        state.early = Some(Box::new(early));
         self.carry_early(state);
         Ok(())
     }
@@ -143,7 +144,7 @@ impl PipeShared {
         let Some(early) = due.filter(|early| early.epoch == epoch) else {
             return 0;
         };
-        let Early { mut tx, rx, mut start, mut sent, .. } = early;
+        let Early { mut tx, rx, mut start, mut sent, .. } = *early;
         let opener = self.id.opener() == self.side;
         if !opener && tx.header == state.core.header_at(self.side, epoch, start).encode() {
             // Nothing of it has gone out: it need not begin where it would have.

@@ -39,8 +39,8 @@ pub(super) struct State {
     /// for a direction that has no more use for one.
     pub(super) tx: Option<Tx>,
     pub(super) rx: Option<Rx>,
-    /// Those of a connection that may become the attached one.
-    pub(super) early: Option<Early>,
+    /// Those of a connection that may become the attached one. Boxed: they are rare.
+    pub(super) early: Option<Box<Early>>,
     /// The connection whose stream the pipe had, whatever became of its halves since.
     pub(super) epoch: Option<Epoch>,
     /// One that the peer has opened was among them: there is one at most.

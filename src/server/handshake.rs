@@ -225,7 +225,7 @@ async fn resume_session(
     let resumed =
         Resumed { connection, reader, writer, resume, exporter, table, early, begin, forgone };
     let attach = Box::new(Attach::Resumed(resumed));
-    match entry.attaches.send(attach).await {
+    match entry.attaches.send(attach) {
         Ok(()) => {
             server.registry.count_resumed();
             Ok(())

@@ -307,7 +307,7 @@ impl Incoming {
         };
         let (driver, attaches) =
             Driver::new(session.clone(), config.session.clone(), Some(config.linger), on_end);
-        place.fill(Entry { session, attaches });
+        place.fill(Entry { session, attaches: Arc::new(attaches) });
         server.runtime.spawn(driver.run(connection, None, reader, writer));
         handle
     }

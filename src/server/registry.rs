@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::mpsc;
-
-use crate::driver::Attach;
+use crate::driver::AttachSender;
 use crate::id::SessionId;
 use crate::session::SessionShared;
 use crate::stats::ServerStats;
@@ -33,7 +31,7 @@ struct Places {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) session: Arc<SessionShared>,
-    pub(super) attaches: mpsc::Sender<Box<Attach>>,
+    pub(super) attaches: Arc<AttachSender>,
 }
 
 impl Registry {
