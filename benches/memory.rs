@@ -1,5 +1,6 @@
 //! What idle pipes and idle sessions cost, in bytes of the heap and of resident
-//! memory.
+//! memory, beside idle streams and connections of the QUIC below; and what a replay
+//! takes.
 //!
 //! ```text
 //! cargo bench --bench memory
@@ -8,15 +9,26 @@
 //! Both ends live in this process. The server's part is what is left when the runtime
 //! of all clients is dropped, which says no goodbye: first its sessions are attached
 //! still, and once QUIC has given up, detached.
+//!
+//! Of raw quinn half of both ends is shown, in the place of a server's attached one: its
+//! connections share a socket at both, and a connection that is given up is gone.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use evermux::{LinkState, Session, SessionConfig};
+use quinn::TransportConfig;
 
 #[path = "scale/stage.rs"]
 mod stage;
+#[path = "twins/mod.rs"]
+mod twins;
 
-use stage::{Stage, greet, resident, settled};
+use stage::{Stage, greet, heap, resident, settled};
+use twins::{Quinn, SOCKET_BUFFER, Twin, Windows};
 
 /// QUIC gives up soon, so that sessions are detached soon.
 fn settings() -> SessionConfig {
@@ -33,7 +45,7 @@ fn wait_detached(sessions: &[Session]) {
     let begun = Instant::now();
     while !sessions.iter().all(|session| matches!(session.link(), LinkState::Detached { .. })) {
         assert!(begun.elapsed() < Duration::from_secs(60), "QUIC gives up");
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -89,6 +101,56 @@ fn sessions(count: usize) -> Usage {
     [both, attached, detached].map(|bytes| bytes - before)
 }
 
+/// The settings of a session by default, as far as QUIC has them, with so many streams.
+fn transport(streams: usize) -> TransportConfig {
+    /// What a session allows before there are pipes, the control stream among them.
+    const INITIAL: usize = 65;
+    let Windows { ahead, stream, connection } = Windows::default();
+    let [stream, connection] = [stream, connection].map(|bytes| bytes.try_into().expect("small"));
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams((streams.max(INITIAL) as u32).into())
+        .max_concurrent_uni_streams(0_u32.into())
+        .stream_receive_window(stream)
+        .receive_window(connection)
+        .send_window(ahead)
+        .datagram_receive_buffer_size(None);
+    config
+}
+
+/// Bytes with both ends beyond what there was before.
+fn quinn_streams(count: usize) -> f64 {
+    let before = settled();
+    let runtime = stage::runtime();
+    let (twin, ends) = runtime.block_on(async {
+        let twin = Quinn::with(transport(count), Some(SOCKET_BUFFER)).await;
+        let mut ends = Vec::with_capacity(count);
+        for _ in 0..count {
+            ends.push(twin.open().await);
+        }
+        (twin, ends)
+    });
+    let both = settled();
+    drop(ends);
+    runtime.block_on(twin.close());
+    both - before
+}
+
+fn quinn_connections(count: usize) -> f64 {
+    let before = settled();
+    let runtime = stage::runtime();
+    let twins = runtime.block_on(async {
+        let mut twins = vec![Quinn::with(transport(0), Some(SOCKET_BUFFER)).await];
+        for _ in 0..count {
+            twins.push(twins[0].again().await);
+        }
+        twins
+    });
+    let both = settled();
+    drop(twins);
+    both - before
+}
+
 /// Prints what each of so many costs beyond what there is without any.
 fn print(what: &str, counts: [usize; 2], measure: fn(usize) -> Usage) {
     let without = measure(0);
@@ -103,11 +165,102 @@ fn print(what: &str, counts: [usize; 2], measure: fn(usize) -> Usage) {
     }
 }
 
+fn print_quinn(what: &str, counts: [usize; 2], measure: fn(usize) -> f64) {
+    let without = measure(0);
+    for count in counts {
+        let half = (measure(count) - without) / count as f64 / 2.0;
+        println!("| {count} idle {what} of raw quinn | - | {half:.0} | - | {:.0} |", resident());
+    }
+}
+
+/// Bytes with both ends, beyond what there was before, while so many wait at the server
+/// to be replayed, and at most until the client has read them.
+fn replay(bytes: usize) -> [f64; 2] {
+    let mut settings = SessionConfig::default();
+    // QUIC takes them all, with a header: what follows the resume is the second time.
+    let room = bytes as u64 + 1024;
+    settings.replay_capacity(room).stream_window(room);
+    let stage = Stage::new(settings);
+    let (server, addr, pin) = stage.server();
+    let client = stage.client(pin);
+    let (ours, theirs) = stage.connect(&client, &server, addr);
+    let (mut near, mut far) = stage.servers.block_on(async {
+        let mut near = ours.open_pipe("").expect("the first");
+        let mut far = theirs.accept_pipe().await.expect("live").expect("a pipe");
+        greet(&mut near, &mut far).await;
+        let greeted = far.writer().offset();
+        far.writer().wait_acked(greeted).await.expect("a live pipe");
+        (near, far)
+    });
+    let before = settled();
+
+    // The only thread of the clients stands still: they hear of nothing for now.
+    let (go_on, wait) = mpsc::channel::<()>();
+    stage.clients.spawn(async move { wait.recv() });
+    stage.servers.block_on(async {
+        let chunk = vec![7; 64 * 1024];
+        for _ in 0..bytes / chunk.len() {
+            far.writer().write_all(&chunk).await.expect("there is room");
+        }
+    });
+    let given_up = theirs.clone();
+    let resumed = stage.servers.spawn(async move { given_up.reconnect().await });
+    wait_detached(std::slice::from_ref(&theirs));
+    let waiting = settled();
+    let most = most_during(|| {
+        drop(go_on);
+        stage.servers.block_on(resumed).expect("no panic").expect("the client comes back");
+        stage.clients.block_on(async {
+            let mut left = bytes;
+            while left > 0 {
+                let chunk = near.reader().read_chunk(left).await.expect("a live pipe");
+                left -= chunk.expect("not the end").len();
+            }
+        });
+    });
+    assert_eq!(theirs.stats().bytes_replayed, bytes as u64);
+    [waiting, most].map(|bytes| bytes - before)
+}
+
+/// Bytes of the heap at most while `course` runs, looked at ten thousand times a second.
+fn most_during(course: impl FnOnce()) -> f64 {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut most = heap();
+            while !over.load(Relaxed) {
+                thread::sleep(Duration::from_micros(100));
+                most = most.max(heap());
+            }
+            most
+        });
+        course();
+        over.store(true, Relaxed);
+        looking.join().expect("no panic")
+    })
+}
+
+/// Prints what so many MiB cost beyond what a resume without any takes.
+fn print_replay(mib: [usize; 3]) {
+    let without = replay(0);
+    for mib in mib {
+        let with = replay(mib << 20);
+        let beyond = |at: usize| (with[at] - without[at]) / f64::from(1 << 20);
+        println!("| {mib} | {:.2} | {:.2} |", beyond(0), beyond(1));
+    }
+}
+
 fn main() {
     println!(
         "| bytes of each of | both ends, half | server, attached | detached | RSS in all, KiB |"
     );
     println!("|---|---|---|---|---|");
     print("pipes", [1_000, 10_000], pipes);
+    print_quinn("streams", [1_000, 10_000], quinn_streams);
     print("sessions", [100, 400], sessions);
+    print_quinn("connections", [100, 400], quinn_connections);
+    println!();
+    println!("| MiB to be replayed | heap of both ends while they wait | at most in the replay |");
+    println!("|---|---|---|");
+    print_replay([1, 16, 64]);
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::clock::Instant;
 use crate::error::{DialError, SessionError};
@@ -238,7 +238,70 @@ impl Audience {
     }
 }
 
+/// The state of a session's link, and who watches it: as with events, a channel is there
+/// only while somebody does.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    state: LinkState,
+    /// Or nobody any more, since the last change.
+    watchers: Option<watch::Sender<LinkState>>,
+}
+
+impl Watched {
+    pub(crate) fn new(state: LinkState) -> Self {
+        Self { state, watchers: None }
+    }
+
+    pub(crate) fn state(&self) -> &LinkState {
+        &self.state
+    }
+
+    /// Returns who is to be told.
+    pub(crate) fn set(&mut self, state: LinkState) -> Option<watch::Sender<LinkState>> {
+        self.state = state;
+        self.watchers.take_if(|watchers| watchers.receiver_count() == 0);
+        self.watchers.clone()
+    }
+
+    pub(crate) fn watch(&mut self) -> watch::Receiver<LinkState> {
+        let channel = || watch::Sender::new(self.state.clone());
+        self.watchers.get_or_insert_with(channel).subscribe()
+    }
+}
+
 /// How long ago `since` was.
 pub(crate) fn elapsed(since: Instant) -> Duration {
     crate::clock::now().saturating_duration_since(since)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attached(epoch: u64) -> LinkState {
+        let last_contact = std::time::Instant::now();
+        let remote_addr = (std::net::Ipv4Addr::LOCALHOST, 4433).into();
+        LinkState::Attached { epoch: Epoch::from_wire(epoch), remote_addr, last_contact }
+    }
+
+    #[test]
+    fn who_watches_the_link_sees_it_as_it_is_and_as_it_becomes() {
+        let [first, second, third] = [1, 2, 3].map(attached);
+        let mut watched = Watched::new(first.clone());
+        let tell = |watched: &mut Watched, state: &LinkState| {
+            let watchers = watched.set(state.clone());
+            let told = watchers.is_some();
+            watchers.map(|watchers| watchers.send_replace(state.clone()));
+            told
+        };
+        let receiver = watched.watch();
+        assert_eq!(*receiver.borrow(), first);
+        assert!(tell(&mut watched, &second));
+        assert!(receiver.has_changed().expect("the session lives"));
+        assert_eq!((&*receiver.borrow(), watched.state()), (&second, &second));
+
+        drop(receiver);
+        assert!(!tell(&mut watched, &third), "nobody watches any more");
+        assert_eq!(*watched.watch().borrow(), third);
+    }
 }

@@ -14,7 +14,7 @@ use crate::clock::Moment;
 use crate::code::CloseCode;
 use crate::environment::Environment;
 use crate::error::{DialError, HandoverError, OpenError, SessionError};
-use crate::event::{Audience, Events, LinkState, SessionEvent};
+use crate::event::{Audience, Events, LinkState, SessionEvent, Watched};
 use crate::id::{Epoch, PipeId, SessionId, Side};
 use crate::pipe::{BackedPipe, Handle, Host, PipeShared, SharedBudget};
 use crate::proto::SessionCore;
@@ -251,7 +251,7 @@ impl Session {
     }
 
     async fn attached_after(&self, given_up: Option<Epoch>) -> Result<Epoch, SessionError> {
-        let attached = |shared: &SessionShared| match &*shared.link.borrow() {
+        let attached = |shared: &SessionShared| match shared.watched().state() {
             LinkState::Attached { epoch, .. } | LinkState::Suspect { epoch, .. } => {
                 (Some(*epoch) > given_up).then_some(Ok(*epoch))
             }
@@ -268,7 +268,7 @@ impl Session {
 
     /// The state of the link, to be watched.
     pub fn watch_link(&self) -> watch::Receiver<LinkState> {
-        self.shared.link.subscribe()
+        self.shared.watched().watch()
     }
 
     /// What happens to the link from now on.
@@ -317,7 +317,7 @@ pub(crate) struct SessionShared {
     environment: Environment,
     table: Mutex<Table>,
     requests: Mutex<Requests>,
-    link: watch::Sender<LinkState>,
+    link: Mutex<Watched>,
     /// The driver is through: the peer was told, if it could be.
     finished: AtomicBool,
     /// The link has changed, or the driver is through. Beside the channel, which
@@ -395,7 +395,7 @@ impl fmt::Debug for SessionShared {
         f.debug_struct("Session")
             .field("id", &self.id)
             .field("side", &self.side)
-            .field("link", &*self.link.borrow())
+            .field("link", self.watched().state())
             .finish_non_exhaustive()
     }
 }
@@ -436,11 +436,11 @@ impl SessionShared {
                 resumes: 0,
             }),
             requests: Mutex::new(Requests::default()),
-            link: watch::Sender::new(LinkState::Attached {
+            link: Mutex::new(Watched::new(LinkState::Attached {
                 epoch,
                 remote_addr,
                 last_contact: last_contact.at.into_std(),
-            }),
+            })),
             finished: AtomicBool::new(false),
             changed: Notify::new(),
             audience: Mutex::default(),

@@ -24,11 +24,15 @@ pub struct Stage {
     settings: SessionConfig,
 }
 
+/// A runtime with one thread.
+pub fn runtime() -> Runtime {
+    let mut runtime = runtime::Builder::new_multi_thread();
+    runtime.worker_threads(1).enable_all().build().expect("a runtime")
+}
+
 impl Stage {
     pub fn new(settings: SessionConfig) -> Self {
-        let build = || runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let [servers, clients] = [build(), build()].map(|runtime| runtime.expect("a runtime"));
-        Self { servers, clients, settings }
+        Self { servers: runtime(), clients: runtime(), settings }
     }
 
     pub fn server(&self) -> (Server, SocketAddr, Fingerprint) {
@@ -68,7 +72,8 @@ impl Stage {
     }
 }
 
-fn heap() -> f64 {
+/// Bytes, right now.
+pub fn heap() -> f64 {
     let stats = HEAP.stats();
     stats.bytes_allocated as f64 - stats.bytes_deallocated as f64
 }

@@ -3,7 +3,7 @@
 //!
 //! A measurement is written once, for any [`Twin`], and taken of both.
 
-#![allow(dead_code, reason = "each bench has use for a part of it")]
+#![allow(dead_code, unused_imports, reason = "each bench has use for a part of it")]
 
 mod evermux;
 mod quinn;

@@ -5,17 +5,18 @@ use std::sync::{Arc, PoisonError};
 
 use super::SessionShared;
 use crate::error::DialError;
-use crate::event::{DetachCause, Events, LinkState, SessionEvent};
+use crate::event::{DetachCause, Events, LinkState, SessionEvent, Watched};
 use crate::id::Epoch;
 use crate::pipe::PipeShared;
 use crate::quic::Connection;
+use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 impl SessionShared {
     /// The state of the link, with the last contact as it is known now.
     pub(crate) fn link_state(&self) -> LinkState {
         let now = self.last_contact();
-        let mut state = self.link.borrow().clone();
+        let mut state = self.watched().state().clone();
         match &mut state {
             LinkState::Attached { last_contact, .. }
             | LinkState::Suspect { last_contact, .. }
@@ -51,8 +52,17 @@ impl SessionShared {
         }
     }
 
+    pub(super) fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn set_link(&self, state: LinkState) {
-        self.link.send_replace(state);
+        let watchers = self.watched().set(state.clone());
+        if let Some(watchers) = watchers {
+            // Not under the lock: whoever is woken may look at once. Only the driver
+            // sets the link, so that nobody comes in between.
+            watchers.send_replace(state);
+        }
         self.changed.notify_waiters();
     }
 
@@ -150,7 +160,7 @@ impl SessionShared {
 
     /// Client: no other connection can be had. If there is one that works, it stays.
     pub(crate) fn moving_failed(&self, error: &DialError) {
-        if matches!(*self.link.borrow(), LinkState::Attached { .. }) {
+        if matches!(self.watched().state(), LinkState::Attached { .. }) {
             self.moved(Err(error.clone()));
         }
     }
@@ -166,7 +176,7 @@ impl SessionShared {
 
     /// The epoch of the link, up or down; `None` once the session has ended.
     pub(super) fn link_epoch(&self) -> Option<Epoch> {
-        match &*self.link.borrow() {
+        match self.watched().state() {
             LinkState::Attached { epoch, .. }
             | LinkState::Suspect { epoch, .. }
             | LinkState::Detached { epoch, .. } => Some(*epoch),
@@ -212,11 +222,11 @@ impl SessionShared {
     }
 
     pub(crate) fn is_detached(&self) -> bool {
-        matches!(*self.link.borrow(), LinkState::Detached { .. })
+        matches!(self.watched().state(), LinkState::Detached { .. })
     }
 
     /// Whether another connection is needed, or might be soon.
     pub(crate) fn is_in_need(&self) -> bool {
-        self.link.borrow().is_in_need() || self.is_moving()
+        self.watched().state().is_in_need() || self.is_moving()
     }
 }
