@@ -20,7 +20,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use evermux::{LinkState, Session, SessionConfig};
-use quinn::TransportConfig;
 
 #[path = "scale/stage.rs"]
 mod stage;
@@ -28,7 +27,7 @@ mod stage;
 mod twins;
 
 use stage::{Stage, greet, heap, resident, settled};
-use twins::{Quinn, SOCKET_BUFFER, Twin, Windows};
+use twins::{Quinn, Settings, Twin};
 
 /// QUIC gives up soon, so that sessions are detached soon.
 fn settings() -> SessionConfig {
@@ -101,21 +100,12 @@ fn sessions(count: usize) -> Usage {
     [both, attached, detached].map(|bytes| bytes - before)
 }
 
-/// The settings of a session by default, as far as QUIC has them, with so many streams.
-fn transport(streams: usize) -> TransportConfig {
-    /// What a session allows before there are pipes, the control stream among them.
-    const INITIAL: usize = 65;
-    let Windows { ahead, stream, connection } = Windows::default();
-    let [stream, connection] = [stream, connection].map(|bytes| bytes.try_into().expect("small"));
-    let mut config = TransportConfig::default();
-    config
-        .max_concurrent_bidi_streams((streams.max(INITIAL) as u32).into())
-        .max_concurrent_uni_streams(0_u32.into())
-        .stream_receive_window(stream)
-        .receive_window(connection)
-        .send_window(ahead)
-        .datagram_receive_buffer_size(None);
-    config
+/// The settings of a session by default, with so many streams.
+fn twin(streams: usize) -> impl Future<Output = Quinn> {
+    /// What a session allows before there are pipes.
+    const INITIAL: usize = 64;
+    let streams = streams.max(INITIAL) as u64;
+    Quinn::connect(Settings { streams, ..Settings::default() })
 }
 
 /// Bytes with both ends beyond what there was before.
@@ -123,7 +113,7 @@ fn quinn_streams(count: usize) -> f64 {
     let before = settled();
     let runtime = stage::runtime();
     let (twin, ends) = runtime.block_on(async {
-        let twin = Quinn::with(transport(count), Some(SOCKET_BUFFER)).await;
+        let twin = twin(count).await;
         let mut ends = Vec::with_capacity(count);
         for _ in 0..count {
             ends.push(twin.open().await);
@@ -140,7 +130,7 @@ fn quinn_connections(count: usize) -> f64 {
     let before = settled();
     let runtime = stage::runtime();
     let twins = runtime.block_on(async {
-        let mut twins = vec![Quinn::with(transport(0), Some(SOCKET_BUFFER)).await];
+        let mut twins = vec![twin(0).await];
         for _ in 0..count {
             twins.push(twins[0].again().await);
         }
