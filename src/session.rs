@@ -412,7 +412,8 @@ impl SessionShared {
     ) -> Arc<Self> {
         let (epoch, remote_addr) = (core.epoch(), connection.remote_addr());
         let last_contact = environment.moment();
-        let host = Host::new(core.replay_limit(replay_budget), server_budget);
+        let limit = core.replay_limit(replay_budget);
+        let host = Host::new(limit, server_budget, core.max_peer_pipes());
         host.set_attached(Some(epoch));
         Arc::new(Self {
             id: core.id(),

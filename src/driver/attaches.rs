@@ -113,7 +113,7 @@ mod tests {
     use crate::error::SessionError;
 
     fn way() -> (AttachSender, AttachReceiver, Arc<Host>) {
-        let host = Arc::new(Host::new(0, None));
+        let host = Arc::new(Host::new(0, None, 1024));
         let (sender, receiver) = channel(host.clone());
         (sender, receiver, host)
     }

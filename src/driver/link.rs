@@ -24,7 +24,9 @@ use crate::quic::{Connection, Dialler, RecvStream, SendStream};
 use crate::wire::{ACK_ENTRIES_MAX, Ack, Close, DecodeError, Frame};
 
 /// How long an ack that is not urgent waits for company. QUIC delays its own as
-/// long by default (RFC 9000 section 18.2, max_ack_delay).
+/// long by default (RFC 9000 section 18.2, max_ack_delay). The ack of an end waits only if
+/// others went so shortly before: pipes that come to their ends one after the other cost
+/// a packet for each otherwise.
 const ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// Without an ack for so long what the server has sent is probably lost.
@@ -73,6 +75,8 @@ pub(super) struct Link {
     /// Acknowledgements of QUIC's that had come at the last look.
     heard: u64,
     acks_due: Option<Instant>,
+    /// Until when the next ends are acknowledged together.
+    ends_due: Instant,
     /// Server: when to look whether acks come, and how many had come before.
     vigil: Option<(Instant, u64)>,
     pub(super) liveness: Liveness,
@@ -111,6 +115,7 @@ impl Link {
             asleep: 0,
             streams,
             acks_due: None,
+            ends_due: now,
             vigil: None,
             liveness: Liveness::new(now),
             prompt_at: None,
@@ -338,6 +343,10 @@ impl Driver {
             link.acks_due = Some(clock::now() + ACK_DELAY);
         }
         self.visit(link, &due.now, false);
+        let (ends, enough) = self.shared.host.ends();
+        if enough || ends > 0 && clock::now() >= link.ends_due {
+            self.send_acks(link);
+        }
         Ok(())
     }
 
@@ -461,6 +470,9 @@ impl Driver {
         let due = self.shared.host.take_due(true);
         if let Some(misbehaved) = due.misbehaved {
             self.shared.host.report(misbehaved);
+        }
+        if due.ends > 0 {
+            link.ends_due = clock::now() + ACK_DELAY;
         }
         self.visit(link, &due.now, false);
         self.visit(link, &due.later, true);

@@ -316,7 +316,7 @@ mod tests {
             Self {
                 liveness: Liveness::new(now),
                 config: SessionConfig::default(),
-                host: Host::new(0, None),
+                host: Host::new(0, None, 1024),
                 signs: Signs { acks: 0, rtt: 20 * MS },
                 pipes: true,
                 begun: now,

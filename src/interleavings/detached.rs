@@ -64,7 +64,7 @@ fn assert_nothing_kept(host: &Host) {
 #[test]
 fn a_full_pipe_goes_on_with_each_ack() {
     explore(|| {
-        let host = Arc::new(Host::new(0, None));
+        let host = Arc::new(Host::new(0, None, 1024));
         let pipe = pipe(&host, 4);
         let writer = {
             let pipe = pipe.clone();
@@ -84,7 +84,7 @@ fn pipes_of_two_sessions_share_the_budget_of_their_server() {
     const WRITTEN: usize = FULL + SHARED;
     explore(|| {
         let server = Arc::new(SharedBudget::new(SHARED as u64));
-        let hosts = [0, 1].map(|_| Arc::new(Host::new(SHARED as u64, Some(server.clone()))));
+        let hosts = [0, 1].map(|_| Arc::new(Host::new(SHARED as u64, Some(server.clone()), 1024)));
         let threads: Vec<_> = [&hosts[0], &hosts[0], &hosts[1]]
             .into_iter()
             .flat_map(|host| {
@@ -106,7 +106,7 @@ fn pipes_of_two_sessions_share_the_budget_of_their_server() {
 fn the_others_go_on(how: impl Fn(&Arc<PipeShared>) + Clone + Send + Sync + 'static) {
     explore(move || {
         let server = Arc::new(SharedBudget::new(SHARED as u64));
-        let hosts = [0, 1].map(|_| Arc::new(Host::new(SHARED as u64, Some(server.clone()))));
+        let hosts = [0, 1].map(|_| Arc::new(Host::new(SHARED as u64, Some(server.clone()), 1024)));
         let greedy = pipe(&hosts[0], FULL);
         write(&greedy, FULL).expect("all there is");
         let others: Vec<_> = hosts
@@ -143,7 +143,7 @@ fn a_pipe_whose_session_ends_lets_the_others_go_on() {
 /// The outcomes of a writer that waits for room and then for an ack, and of a
 /// reader, when `what` happens to their pipe.
 fn outcomes(what: impl FnOnce(&Arc<PipeShared>)) -> (WriteError, WriteError, ReadError) {
-    let host = Arc::new(Host::new(0, None));
+    let host = Arc::new(Host::new(0, None, 1024));
     let pipe = pipe(&host, 4);
     write(&pipe, 4).expect("there is room");
     let writer = {
@@ -194,7 +194,7 @@ fn both_halves_hear_that_the_peer_gave_up() {
 fn a_writer_that_waits_for_its_stream_goes_on_when_that_is_lost() {
     const WRITTEN: usize = 20;
     explore(|| {
-        let host = Arc::new(Host::new(0, None));
+        let host = Arc::new(Host::new(0, None, 1024));
         let pipe = pipe(&host, WRITTEN);
         // Nobody reads, so the stream takes a part only.
         let [connection, _peer] = Connection::pair(WINDOW);
@@ -216,7 +216,7 @@ fn a_writer_that_waits_for_its_stream_goes_on_when_that_is_lost() {
 /// A pipe that is attached, with two bytes to read. The peer's side of its
 /// connection reads nothing.
 fn attached() -> (Arc<PipeShared>, Connection) {
-    let host = Arc::new(Host::new(0, None));
+    let host = Arc::new(Host::new(0, None, 1024));
     let pipe = pipe(&host, 8);
     let [connection, peer] = Connection::pair(WINDOW);
     host.set_attached(Some(Epoch::FIRST));
@@ -262,7 +262,7 @@ fn in_every_order_what_was_sent_before_the_fence_is_sent_again() {
 #[test]
 fn in_every_order_a_reader_hears_that_the_session_has_ended() {
     exhaust(|| {
-        let pipe = pipe(&Arc::new(Host::new(0, None)), 4);
+        let pipe = pipe(&Arc::new(Host::new(0, None, 1024)), 4);
         let reader = {
             let pipe = pipe.clone();
             thread::spawn(move || block_on(poll_fn(|cx| pipe.poll_read_chunk(cx, 1))))
@@ -277,7 +277,7 @@ fn in_every_order_a_reader_hears_that_the_session_has_ended() {
 #[test]
 fn in_every_order_a_writer_hears_that_it_was_stopped() {
     exhaust(|| {
-        let pipe = pipe(&Arc::new(Host::new(0, None)), 4);
+        let pipe = pipe(&Arc::new(Host::new(0, None, 1024)), 4);
         write(&pipe, 4).expect("there is room");
         let writer = {
             let pipe = pipe.clone();
@@ -292,7 +292,7 @@ fn in_every_order_a_writer_hears_that_it_was_stopped() {
 #[test]
 fn a_stream_that_comes_too_late_does_not_take_the_turn_of_the_next() {
     exhaust(|| {
-        let host = Arc::new(Host::new(0, None));
+        let host = Arc::new(Host::new(0, None, 1024));
         let pipe = pipe(&host, 4);
         // Opened on a connection that is no more, while the driver waits for a
         // stream on its successor.

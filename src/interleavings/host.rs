@@ -40,7 +40,7 @@ fn drive_until(host: &Host, wanted: usize) {
 }
 
 fn marks_are_looked_at(pipes: u64) {
-    let host = Arc::new(Host::new(0, None));
+    let host = Arc::new(Host::new(0, None, 1024));
     let threads: Vec<_> = (0..pipes)
         .map(|index| pipe(&host, index))
         .flat_map(|pipe| {
@@ -65,7 +65,7 @@ fn both_marks_of_a_pipe_are_looked_at() {
 #[test]
 fn a_report_reaches_the_driver() {
     exhaust(|| {
-        let host = Arc::new(Host::new(0, None));
+        let host = Arc::new(Host::new(0, None, 1024));
         let reader = {
             let host = host.clone();
             let id = PipeId::new(Side::Server, 0).expect("a small index");
@@ -81,11 +81,14 @@ fn a_report_reaches_the_driver() {
 #[test]
 fn the_batch_of_acks_is_announced_to_the_driver() {
     explore(|| {
-        let host = Arc::new(Host::new(0, None));
+        let host = Arc::new(Host::new(0, None, 1024));
         let threads: Vec<_> = (0..2)
             .map(|index| {
                 let (host, pipe) = (host.clone(), pipe(&host, index));
-                thread::spawn(move || host.due_later(pipe))
+                thread::spawn(move || match index {
+                    0 => host.due_later(pipe),
+                    _ => host.due_at_end(Some(pipe)),
+                })
             })
             .collect();
         let mut taken = 0;
@@ -104,7 +107,7 @@ fn the_batch_of_acks_is_announced_to_the_driver() {
 #[test]
 fn the_last_handle_wakes_the_driver() {
     exhaust(|| {
-        let host = Arc::new(Host::new(0, None));
+        let host = Arc::new(Host::new(0, None, 1024));
         let handle = Handle::new(&host);
         let threads =
             [handle.clone(), handle].map(|handle| thread::spawn(move || drop(handle.clone())));

@@ -30,6 +30,8 @@ pub(crate) struct Host {
     /// attached any more.
     attached: AtomicU64,
     due: Mutex<Due>,
+    /// So many ends are not kept waiting for others.
+    ends_together: usize,
     /// Live [`Handle`]s: when there is none, nobody can use the session.
     handles: AtomicUsize,
 }
@@ -51,6 +53,8 @@ pub(crate) struct Due {
     pub(crate) now: Vec<Arc<PipeShared>>,
     /// With the next batch of acks.
     pub(crate) later: Vec<Arc<PipeShared>>,
+    /// Ends of directions that the batch acknowledges.
+    pub(crate) ends: usize,
     /// A reader found the peer out.
     pub(crate) misbehaved: Option<PeerMisbehaved>,
     /// The session has ended: nobody looks any more, and what is kept here would
@@ -58,8 +62,19 @@ pub(crate) struct Due {
     closed: bool,
 }
 
+/// Most ends that wait for each other's company, and the part of all pipes that there may
+/// be: a pipe whose end is not acknowledged counts as live.
+const ENDS_TOGETHER_MAX: u64 = 32;
+const ENDS_TOGETHER_PART: u64 = 32;
+
 impl Host {
-    pub(crate) fn new(session_limit: u64, server_budget: Option<Arc<SharedBudget>>) -> Self {
+    /// Of a session that may have so many live pipes of each side.
+    pub(crate) fn new(
+        session_limit: u64,
+        server_budget: Option<Arc<SharedBudget>>,
+        max_pipes: u64,
+    ) -> Self {
+        let together = (max_pipes / ENDS_TOGETHER_PART).clamp(1, ENDS_TOGETHER_MAX);
         Self {
             session_budget: SharedBudget::new(session_limit),
             server_budget,
@@ -68,6 +83,7 @@ impl Host {
             resting: AtomicBool::new(false),
             attached: AtomicU64::new(0),
             due: Mutex::new(Due::default()),
+            ends_together: together as usize,
             handles: AtomicUsize::new(0),
         }
     }
@@ -129,6 +145,30 @@ impl Host {
         }
     }
 
+    /// Has the driver acknowledge the end of a pipe's direction; `pipe` unless it is due
+    /// with the next batch already.
+    pub(crate) fn due_at_end(&self, pipe: Option<Arc<PipeShared>>) {
+        let awaited = {
+            let mut due = self.lock();
+            if due.closed {
+                return;
+            }
+            due.later.extend(pipe);
+            due.ends += 1;
+            // The first may go at once, and so may as many as this.
+            due.ends == 1 || due.ends == self.ends_together
+        };
+        if awaited {
+            self.wake.notify_one();
+        }
+    }
+
+    /// How many ends wait to be acknowledged, and whether they should wait no longer.
+    pub(crate) fn ends(&self) -> (usize, bool) {
+        let ends = self.lock().ends;
+        (ends, ends >= self.ends_together)
+    }
+
     /// A reader found that the peer broke the protocol.
     pub(crate) fn report(&self, misbehaved: PeerMisbehaved) {
         self.lock().misbehaved.get_or_insert(misbehaved);
@@ -141,6 +181,7 @@ impl Host {
         Due {
             now: std::mem::take(&mut due.now),
             later: if later { std::mem::take(&mut due.later) } else { Vec::new() },
+            ends: if later { std::mem::take(&mut due.ends) } else { 0 },
             misbehaved: due.misbehaved.take(),
             closed: due.closed,
         }

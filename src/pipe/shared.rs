@@ -337,7 +337,7 @@ impl PipeShared {
             Ok(None) => {
                 state.core.recv.on_fin();
                 self.let_go_of_rx(state);
-                self.mark_now(state);
+                self.mark_end(state);
                 Poll::Ready(Ok(None))
             }
             Err(misbehaved) => {
@@ -399,6 +399,13 @@ impl PipeShared {
         if !state.due_later && state.ended.is_none() {
             state.due_later = true;
             self.host.due_later(self.clone());
+        }
+    }
+
+    fn mark_end(self: &Arc<Self>, state: &mut State) {
+        if state.ended.is_none() {
+            let listed = std::mem::replace(&mut state.due_later, true);
+            self.host.due_at_end((!listed).then(|| self.clone()));
         }
     }
 

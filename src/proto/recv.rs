@@ -175,9 +175,11 @@ impl RecvHalf {
         }
     }
 
-    /// Whether an ack should go out now and not with the next batch.
+    /// Whether an ack should go out now and not with the next batch. An end of the stream
+    /// is no reason: many pipes that carry little come to theirs.
     pub(crate) fn is_ack_due(&self) -> bool {
-        self.is_done() && !self.told_done || self.read - self.told >= self.ack_every
+        let cut_short = self.is_done() && self.state != State::Eof;
+        cut_short && !self.told_done || self.read - self.told >= self.ack_every
     }
 
     /// Whether there is an ack that the peer has not had yet.
@@ -272,20 +274,24 @@ mod tests {
     }
 
     #[test]
-    fn the_ack_of_an_end_is_due_at_once_and_again_on_each_connection() {
-        let ends: [fn(&mut RecvHalf); 3] = [
-            |half| half.on_fin(),
-            |half| half.on_reset(7, 100).unwrap(),
-            |half| {
-                half.stop(7);
-                half.on_reset(7, 100).unwrap();
-            },
+    fn the_ack_of_an_end_is_owed_on_each_connection_and_due_at_once_if_it_was_cut_short() {
+        let ends: [(fn(&mut RecvHalf), bool); 3] = [
+            (|half| half.on_fin(), false),
+            (|half| half.on_reset(7, 100).unwrap(), true),
+            (
+                |half| {
+                    half.stop(7);
+                    half.on_reset(7, 100).unwrap();
+                },
+                true,
+            ),
         ];
-        for end in ends {
+        for (end, at_once) in ends {
             let mut half = half(1 << 20, 0);
             end(&mut half);
             for _ in 0..3 {
-                assert!(half.is_ack_due() && !half.is_told());
+                assert!(half.owes_ack() && !half.is_told());
+                assert_eq!(half.is_ack_due(), at_once);
                 assert!(half.poll_ack().unwrap().done);
                 assert!(!half.is_ack_due() && half.is_told());
                 assert_eq!(half.poll_ack(), None);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use evermux::{CloseCode, Session, SessionConfig};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::field::{Field, Visit};
 use tracing::span;
 
@@ -84,6 +84,9 @@ impl Visit for Said {
         self.sent |= field.name() == "message" && format!("{value:?}") == "send";
     }
 }
+
+/// What is not urgent waits for so long (protocol P-21).
+const ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// How long is looked at, once slow start is over.
 const LOOK: Duration = Duration::from_secs(10);
@@ -161,6 +164,104 @@ async fn mean_kept(session: &Session) -> u64 {
         sleep(STEP).await;
     }
     sum / steps as u64
+}
+
+/// Opens a pipe, writes a few bytes and the end, and reads to the end of what comes back.
+async fn exchange(near: Session) {
+    let (mut reader, mut writer) = near.open_pipe("").expect("room for one").into_split();
+    writer.write_all(b"a question").await.expect("a live session");
+    writer.finish();
+    while reader.read_chunk(100).await.expect("a live session").is_some() {}
+}
+
+/// Sends back what comes on each pipe.
+async fn serve(far: Session) {
+    let mut serving = JoinSet::new();
+    while let Ok(Some(pipe)) = far.accept_pipe().await {
+        let (mut reader, mut writer) = pipe.into_split();
+        serving.spawn(async move {
+            while let Ok(Some(mut bytes)) = reader.read_chunk(100).await {
+                writer.write_chunk(&mut bytes).await.expect("a live session");
+            }
+            writer.finish();
+        });
+    }
+}
+
+const ROUND_TRIP: Duration = Duration::from_millis(10);
+
+/// A session with an echo at its far end.
+async fn served(world: &World, max_pipes: u64) -> (Session, JoinSet<()>) {
+    let path = Path { mbits: 100, round_trip: ROUND_TRIP, queue: 10, loss: 0 };
+    world.network.pave(HOST, path.conditions(), path.conditions());
+    let mut config = SessionConfig::default();
+    config.max_pipes(max_pipes);
+    let server = world.server(config.clone(), |_| {});
+    let client = world.client(HOST, config, |_| {});
+    let (near, far) = world.session(&client, &server).await;
+    let mut serving = JoinSet::new();
+    serving.spawn(serve(far));
+    serving.spawn(async move {
+        let _roles = (client, server);
+        std::future::pending().await
+    });
+    (near, serving)
+}
+
+async fn leave(near: Session, mut serving: JoinSet<()>) {
+    near.close(CloseCode::DONE, b"");
+    near.closed().await;
+    serving.join_next().await.expect("the server").expect("no panic");
+    serving.shutdown().await;
+}
+
+#[test]
+fn ends_of_many_pipes_are_acknowledged_together() {
+    AckFrames::count();
+    const PIPES: u64 = 500;
+    let play = |world: World| async move {
+        let (near, serving) = served(&world, 1024).await;
+        let (mut exchanges, before) = (JoinSet::new(), SENT.get());
+        for _ in 0..PIPES {
+            exchanges.spawn(exchange(near.clone()));
+            sleep(Duration::from_millis(1)).await;
+        }
+        exchanges.join_all().await;
+        while near.stats().pipes > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let frames = SENT.get() - before;
+        leave(near, serving).await;
+        frames
+    };
+    let frames = world::run(1, false, play).result.expect("it ends well");
+    println!("{frames} frames of acks for {PIPES} pipes");
+    // A batch each 25 ms, on each side.
+    assert!(frames <= 2 * (PIPES / 25 + 10), "{frames}");
+}
+
+#[test]
+fn the_end_of_one_pipe_is_acknowledged_at_once_also_where_there_may_be_no_other() {
+    for (max_pipes, pause) in [(1024, ACK_DELAY), (1, Duration::ZERO)] {
+        let play = |world: World| async move {
+            let (near, serving) = served(&world, max_pipes).await;
+            let mut slowest = Duration::ZERO;
+            for _ in 0..20 {
+                sleep(pause).await;
+                let begun = Instant::now();
+                exchange(near.clone()).await;
+                while near.stats().pipes > 0 {
+                    sleep(Duration::from_millis(1)).await;
+                }
+                slowest = slowest.max(begun.elapsed());
+            }
+            leave(near, serving).await;
+            slowest
+        };
+        let slowest = world::run(1, false, play).result.expect("it ends well");
+        println!("{max_pipes} pipes at most: one is done after {slowest:?}");
+        assert!(slowest < ROUND_TRIP + ACK_DELAY / 2, "{slowest:?}");
+    }
 }
 
 #[test]
