@@ -156,7 +156,8 @@ fn situation_03_fin_before_the_drop_is_read_once_after_all_bytes() {
                 assert_eq!(pair.read(SERVER, id, ALL), Got::End(ReadEnd::Eof));
             }
             if stage > 3 {
-                assert!(pair.flush(SERVER, false), "the end is not kept for a batch");
+                assert!(!pair.flush(SERVER, false), "the end goes with a batch");
+                assert!(pair.flush(SERVER, true));
             }
             pair.drop_link();
             assert!(!pair.pipe(CLIENT, id).send.is_done(), "its ack was lost");
@@ -190,9 +191,9 @@ fn situation_04_a_pipe_that_one_side_has_forgotten_is_answered_from_its_tombston
             }
             // One side has the other's ack, and is done once it has sent its own,
             // which is lost.
-            assert!(pair.flush(forgetful.peer(), false));
+            assert!(pair.flush(forgetful.peer(), true));
             assert!(pair.deliver_control(LinkId(0), forgetful));
-            assert!(pair.flush(forgetful, false));
+            assert!(pair.flush(forgetful, true));
             assert!(!pair.has(forgetful, id) && pair.has(forgetful.peer(), id));
             pair.drop_link();
             // Any number of times, with the answer lost in between.
