@@ -63,7 +63,8 @@ fn a_tree_is_the_same_after_a_storm() {
     let (count, len) = if full() { (2000, 300 << 20) } else { (300, 12 << 20) };
     plant(&from, count, len);
     let storm = world.storm();
-    succeed(&mut rsync(&world, &sshd, &from, &to), b"");
+    // Bytes a second: slow enough that the storm strikes.
+    succeed(rsync(&world, &sshd, &from, &to).arg("--bwlimit=6m"), b"");
     drop(storm);
     assert!(files(&from) == files(&to));
     assert!(world.relay.stats().to_server.dropped.cut > 0, "the storm has struck");
