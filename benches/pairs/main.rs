@@ -31,7 +31,7 @@ fn main() {
 }
 
 /// Bytes of one bulk transfer, in each direction.
-const BULK: usize = 64 << 20;
+const BULK: usize = 256 << 20;
 
 async fn measure(rounds: Rounds) {
     rounds.begin();

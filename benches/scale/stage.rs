@@ -50,7 +50,8 @@ impl Stage {
 
     pub fn client(&self, pin: Fingerprint) -> Client {
         let mut config = ClientConfig::new(ClientTls::with_pin(pin));
-        config.session(self.settings.clone());
+        // As on the internet: to a loopback address, probes of larger ones cost 100 kB.
+        config.session(self.settings.clone()).max_udp_payload(1452);
         let _inside = self.clients.enter();
         Client::new(config).expect("a client")
     }

@@ -29,6 +29,7 @@ impl Evermux {
         config
             .congestion(CongestionControl::Cubic)
             .replay_capacity(settings.ahead)
+            .replay_budget(settings.ahead)
             .stream_window(settings.stream)
             .socket_buffer(SOCKET_BUFFER)
             .initial_streams(settings.streams)

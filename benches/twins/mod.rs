@@ -16,8 +16,8 @@ pub use self::quinn::Quinn;
 /// What both twins are told; lengths in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How far a writer runs ahead of its reader: evermux's replay capacity,
-    /// quinn's send window.
+    /// How far the writers of a connection run ahead of their readers: evermux's replay
+    /// capacity and budget, quinn's send window.
     pub ahead: u64,
     /// What a reader lets the other side send ahead on one stream.
     pub stream: u64,
