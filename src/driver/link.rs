@@ -292,6 +292,8 @@ impl Driver {
             if settled {
                 link.close_due = Some(now + super::CLOSE_PATIENCE);
                 self.close_sent = true;
+                // What was read here is told first: afterwards nobody listens.
+                self.send_acks(link);
                 let close = Close { code: CloseCode::DONE, reason: Bytes::new() };
                 link.writer.queue(&Frame::Close(close));
                 // Without pipes the next probe would be far: on a connection that is

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use shuttle::sync::atomic::AtomicBool;
+use shuttle::sync::atomic::Ordering::SeqCst;
 use shuttle::thread;
 
 use super::{block_on, exhaust, explore};
@@ -101,6 +103,59 @@ fn the_batch_of_acks_is_announced_to_the_driver() {
             }
         }
         threads.into_iter().for_each(|thread| thread.join().expect("a mark"));
+    });
+}
+
+/// A pipe whose reader comes to its end, as far as the host is concerned.
+struct Ending {
+    pipe: Arc<PipeShared>,
+    /// In the host's list, as the pipe believes.
+    listed: AtomicBool,
+    owes_ack: AtomicBool,
+}
+
+impl Ending {
+    fn new(host: &Arc<Host>, index: u64) -> Self {
+        let (listed, owes_ack) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { pipe: pipe(host, index), listed, owes_ack }
+    }
+
+    fn end(&self, host: &Host) {
+        self.owes_ack.store(true, SeqCst);
+        let listed = self.listed.swap(true, SeqCst);
+        host.due_at_end((!listed).then(|| self.pipe.clone()));
+    }
+}
+
+/// Also if the ack of one goes with a batch that was taken just before it came to its end.
+#[test]
+fn no_end_waits_for_ever_to_be_acknowledged() {
+    explore(|| {
+        let host = Arc::new(Host::new(0, None, 1024));
+        let endings = Arc::new([0, 1].map(|index| Ending::new(&host, index)));
+        // It has been read from, and is in the list already.
+        endings[0].listed.store(true, SeqCst);
+        host.due_later(endings[0].pipe.clone());
+        let reader = {
+            let (host, endings) = (host.clone(), endings.clone());
+            thread::spawn(move || endings.iter().for_each(|ending| ending.end(&host)))
+        };
+        let mut told = 0;
+        while told < endings.len() {
+            block_on(host.wake.notified());
+            // The driver's timer, which it sets only now, comes at any time later.
+            if !host.has_later() {
+                continue;
+            }
+            thread::yield_now();
+            for pipe in host.take_due(true).later {
+                let ending = endings.iter().find(|ending| Arc::ptr_eq(&ending.pipe, &pipe));
+                let ending = ending.expect("one of them");
+                ending.listed.store(false, SeqCst);
+                told += usize::from(ending.owes_ack.swap(false, SeqCst));
+            }
+        }
+        reader.join().expect("both ends");
     });
 }
 

@@ -36,6 +36,8 @@ struct Courteous {
     silence: Silence,
     /// Bytes in flight as of the last ack, and sent since.
     in_flight: u64,
+    /// The size of a packet in bulk, in bytes.
+    mtu: u64,
     /// When the first ack after a silence came, for one round trip.
     revived_at: Option<Instant>,
     shallow: Shallow,
@@ -93,7 +95,8 @@ struct Silence {
     last: Option<Instant>,
 }
 
-/// One packet of any size that quinn makes.
+/// One packet of any size that the internet carries. quinn sends nothing, however small,
+/// unless a full packet fits; see [`Courteous::nudge`] for larger ones.
 const NUDGE: u64 = 1500;
 
 /// In silence one packet may go out beyond the window so often, if there is a reason
@@ -125,10 +128,18 @@ impl ControllerFactory for CourteousFactory {
             courtesy: self.courtesy.clone(),
             silence: Silence::default(),
             in_flight: 0,
+            mtu: current_mtu.into(),
             revived_at: None,
             shallow: Shallow::default(),
             latest: None,
         })
+    }
+}
+
+impl Courteous {
+    /// One packet on this path.
+    fn nudge(&self) -> u64 {
+        NUDGE.max(self.mtu + 1)
     }
 }
 
@@ -198,6 +209,7 @@ impl Controller for Courteous {
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.mtu = new_mtu.into();
         self.inner.on_mtu_update(new_mtu);
     }
 
@@ -211,7 +223,7 @@ impl Controller for Courteous {
             window = window.max(self.in_flight);
             let rests = |last: Instant| clock::now().into_std() < last + NUDGE_INTERVAL;
             if !self.silence.last.is_some_and(rests) {
-                window = window.saturating_add(NUDGE);
+                window = window.saturating_add(self.nudge());
             }
         }
         if self.revived_at.is_some() {
@@ -230,6 +242,7 @@ impl Controller for Courteous {
             courtesy: self.courtesy.clone(),
             silence: self.silence,
             in_flight: self.in_flight,
+            mtu: self.mtu,
             revived_at: self.revived_at,
             shallow: self.shallow.clone(),
             latest: self.latest,

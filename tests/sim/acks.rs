@@ -265,6 +265,36 @@ fn the_end_of_one_pipe_is_acknowledged_at_once_also_where_there_may_be_no_other(
 }
 
 #[test]
+fn who_shuts_down_has_acknowledged_what_it_has_read_to_the_end() {
+    let play = |world: World| async move {
+        let path = Path { mbits: 100, round_trip: ROUND_TRIP, queue: 10, loss: 0 };
+        world.network.pave(HOST, path.conditions(), path.conditions());
+        let server = world.server(SessionConfig::default(), |_| {});
+        let client = world.client(HOST, SessionConfig::default(), |_| {});
+        let (near, far) = world.session(&client, &server).await;
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            let mut near = near.open_pipe("").expect("room for one");
+            let mut far = far.accept_pipe().await.expect("a live session").expect("a pipe");
+            near.writer().write_all(b"all").await.expect("a live session");
+            near.writer().finish();
+            while far.reader().read_chunk(100).await.expect("a live session").is_some() {}
+            kept.push(near);
+        }
+        // The first end was told at once, the others wait for more company.
+        let acked = async {
+            for pipe in &mut kept {
+                pipe.writer().wait_acked(3).await.expect("everything was read");
+            }
+        };
+        let ((), shut) = tokio::join!(acked, far.shutdown());
+        shut.expect("nothing was written");
+        near.closed().await;
+    };
+    world::run(1, false, play).result.expect("it ends well");
+}
+
+#[test]
 fn the_cost_of_acks_is_below_a_hundredth_of_the_packets_in_bulk() {
     AckFrames::count();
     println!(

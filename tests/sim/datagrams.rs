@@ -6,7 +6,7 @@ use evermux::{BackedReader, BackedWriter, Client, CloseCode, Server, Session, Se
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::network::Conditions;
+use crate::network::{BOTH_WAYS, Conditions, Gate};
 use crate::world::{self, World};
 
 const LATENCY: Duration = Duration::from_millis(25);
@@ -99,6 +99,35 @@ fn datagrams_become_as_large_as_the_path_and_the_client_allow_in_both_directions
             };
             world::run(0, false, play).result.expect("it ends well");
         }
+    }
+}
+
+/// A sign of life is a packet, and as large as others are.
+#[test]
+fn large_datagrams_flow_again_as_soon_as_the_network_is_back() {
+    for up in [true, false] {
+        let play = |world: World| async move {
+            let bulk = Bulk::new(&world, Some(6500), 9000, up).await;
+            sleep(Duration::from_secs(5)).await;
+            let gates = |gate| {
+                BOTH_WAYS.into_iter().for_each(|way| world.network.set_gate(1, way, gate));
+            };
+            gates(Gate::Closed);
+            sleep(Duration::from_secs(20)).await;
+            gates(Gate::Open);
+            let (back, had) = (Instant::now(), bulk.received());
+            let flows = async {
+                while bulk.received() == had {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timeout(Duration::from_secs(60), flows).await.expect("it goes on");
+            let took = back.elapsed();
+            println!("up {up}: the first byte after {took:?}");
+            assert!(took <= Duration::from_millis(50) + 4 * LATENCY, "{took:?}");
+            bulk.end().await;
+        };
+        world::run(0, false, play).result.expect("it ends well");
     }
 }
 
