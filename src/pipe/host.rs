@@ -49,9 +49,9 @@ pub(crate) struct Totals {
 /// Pipes that the driver should look at; each at most once in each list.
 #[derive(Debug, Default)]
 pub(crate) struct Due {
-    /// At once: an end, a reset, a full ack window, a stream to open or to pump.
+    /// At once: a reset, a full ack window, a stream to open or to pump.
     pub(crate) now: Vec<Arc<PipeShared>>,
-    /// With the next batch of acks.
+    /// With the next batch of acks; ends of directions, too.
     pub(crate) later: Vec<Arc<PipeShared>>,
     /// Ends of directions that the batch acknowledges.
     pub(crate) ends: usize,
